@@ -28,6 +28,7 @@ LAYERS = (
     ("engine",),
     ("backends",),
     ("schedule",),
+    ("training",),
     ("model",),
     ("text",),
     ("hub",),

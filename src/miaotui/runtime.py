@@ -20,6 +20,7 @@ from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.speculator import Speculator
 from miaotui.errors import UnsupportedModelError
+from miaotui.hub.ensemble import is_ensemble
 from miaotui.hub.resolve import resolve
 from miaotui.model.reading import files
 from miaotui.text.chat import ChatEncoder
@@ -78,6 +79,8 @@ def open_served_model(
 
 def load_model(path: Path, options: EngineOptions, settings: Settings, progress: Progress | None = None) -> LoadedModel:
     """Load the model at ``path`` (see `resolve`) without running it. Raises a `MiaotuiError`."""
+    if is_ensemble(path):
+        return _load_ensemble(path, options, settings, progress)
     with files.open_model(path) as opened:
         config = opened.config
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
@@ -89,6 +92,39 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
         parts = build_backend(path, config, sized_for(config.masked, options), settings, progress)
         return LoadedModel(path, config, tokenizer, chat, masked_parts(parts, config.masked))
     return LoadedModel(path, config, tokenizer, chat, build_backend(path, config, options, settings, progress))
+
+
+def _load_ensemble(path: Path, options: EngineOptions, settings: Settings, progress: Progress | None) -> LoadedModel:
+    """Load the members of an ensemble; tokenizer and chat template are the first one's.
+
+    Raises `UnsupportedModelError` for members that cannot share a vocabulary.
+    """
+    from miaotui.backends.build_ensemble import MemberFiles, build_ensemble  # noqa: PLC0415  (only these models)
+    from miaotui.hub.ensemble import read_ensemble  # noqa: PLC0415  (only these models)
+    from miaotui.text.tokenizers.comparison import same_tokens  # noqa: PLC0415  (only these models)
+
+    members: list[MemberFiles] = []
+    first: tuple[str, ChatEncoder] | None = None
+    for member in read_ensemble(path):
+        place = resolve(member.model, progress=progress, settings=settings)
+        with files.open_model(place) as opened:
+            tokenizer = load_tokenizer(opened.metadata, opened.folder)
+            template = load_chat_template(opened.metadata, opened.folder)
+        if opened.config.masked is not None:
+            raise UnsupportedModelError(f"{member.model} restores masked tokens: leave it out of the ensemble")
+        if first is None:
+            first = member.model, ChatEncoder(template, tokenizer)
+        elif not same_tokens(first[1].tokenizer, tokenizer):
+            raise UnsupportedModelError(
+                f"{member.model} has another tokenizer than {first[0]}, so that their probabilities are of other "
+                "tokens: choose members of one tokenizer"
+            )
+        elif opened.config.vocab_size < members[0].config.vocab_size:
+            raise UnsupportedModelError(f"{member.model} has fewer rows of tokens than {first[0]}: name it first")
+        members.append(MemberFiles(place, opened.config, member.weight))
+    assert first is not None, "an ensemble has members"
+    built = build_ensemble(members, options, settings, progress)
+    return LoadedModel(path, members[0].config, first[1].tokenizer, first[1], built)
 
 
 def open_remote_model(path: Path, digest: str, context: int | None = None) -> tuple[RemoteModel, RequestPreparation]:

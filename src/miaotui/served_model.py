@@ -38,6 +38,10 @@ class ServedModel(Protocol):
         """Return the name of the model that the adapter changes; None without one."""
 
     @property
+    def tier(self) -> str | None:
+        """Return the name of the model that answers, of several behind this one's name; None without such."""
+
+    @property
     def created_s(self) -> int:
         """Return the time at which it was opened, in seconds since 1970."""
 

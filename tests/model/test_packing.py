@@ -10,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BY_GGML_ID, BlockType, StoredTensor
 from miaotui.hub.store import PackedStore, content_key
 from miaotui.kernels.linear.formats import Format, padded_rows, tile_stride
 from miaotui.kernels.linear.packed_blocks import unpack, values
-from miaotui.model.packed import LAYOUT, packing_progress
+from miaotui.model.packed import LAYOUT, pack_model, packing_progress
 from miaotui.model.packing import encoder_format, pack_matrix, packed_format
+from miaotui.model.reading.files import open_model
 from random_blocks import HALVES, random_tensor
+from tiny_models import make_tiny_folder
 
 QUANTIZED = [kind for kind in BY_GGML_ID.values() if not kind.is_float]
 EXACT = [kind for kind in QUANTIZED if packed_format(kind, Format.F32) is not Format.Q8 or kind is BlockType.Q8_0]
@@ -121,3 +124,25 @@ def test_a_cache_of_an_older_layout_is_packed_again_and_that_is_said(tmp_path: P
     assert told({"format": "q8"}) == "repacking"
     assert told({"format": "q4"}) == "packing"
     assert packing_progress(None, model, store, {}) is None
+
+
+def test_layers_that_share_weights_lie_in_memory_once(tmp_path: Path) -> None:
+    """Matrices of the same bytes are packed once; the model computes what it would with copies of them."""
+    folder = make_tiny_folder(tmp_path, "llama")
+    arrays = load_file(folder / "model.safetensors")
+    shared = {n: arrays[n.replace("layers.1.", "layers.0.")] if "proj" in n else x for n, x in arrays.items()}
+    save_file(shared, folder / "model.safetensors")
+    store = PackedStore(tmp_path / "packed")
+    with open_model(folder) as files:
+        packed = pack_model(files, store, "shared")
+        first, second = (packed.matrix(f"layers.{layer}.gate_up") for layer in (0, 1))
+        assert first.address == second.address
+        assert packed.matrix("layers.0.o").address != packed.matrix("layers.0.down").address
+        own = sum(packed.matrix(f"layers.0.{name}").data.nbytes for name in ("qkv", "o", "gate_up", "down"))
+    size = store.path("shared").stat().st_size
+    save_file(arrays, folder / "model.safetensors")
+    with open_model(folder) as files:
+        apart = pack_model(files, store, "apart")
+        assert apart.matrix("layers.0.o").address != apart.matrix("layers.1.o").address
+    assert store.path("apart").stat().st_size - size > 0.9 * own
+    assert store.open("shared").verify()

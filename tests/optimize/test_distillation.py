@@ -14,7 +14,6 @@ from miaotui.errors import CacheError, ModelFormatError, RequestError, Unsupport
 from miaotui.model.oracle import Oracle
 from miaotui.optimize.card import read_card
 from miaotui.optimize.distillation import distil
-from miaotui.optimize.distillation.decoder import TorchDecoder
 from miaotui.optimize.distillation.distil import Distillation, DistilReport, decoded, write_student
 from miaotui.optimize.distillation.objectives import distance
 from miaotui.optimize.distillation.recipe import DistilRecipe
@@ -23,6 +22,7 @@ from miaotui.optimize.layerwise import LayerwiseModel, divergence
 from miaotui.optimize.pruning.pruned_file import write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape
 from miaotui.optimize.source import open_source
+from miaotui.training.decoder import TorchDecoder
 from tiny_models import make_tiny_gguf, tiny_config, tiny_weights
 
 torch = pytest.importorskip("torch")
@@ -126,7 +126,7 @@ def test_a_student_comes_nearer_and_an_interrupted_run_ends_alike(pair: tuple[Pa
     assert (parts / "out.gguf").read_bytes() == (whole / "out.gguf").read_bytes()
     state = next(parts.glob("work/*/training.safetensors"))
     state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(RequestError, match="remove it, and the run begins again"):
+    with pytest.raises(ModelFormatError, match="delete it"):
         learn(pair, parts)
 
 

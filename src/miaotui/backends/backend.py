@@ -65,7 +65,7 @@ class BackendLimits:
     logits_rows: int
     draft_rows: int  # drafted tokens, over all sequences
     vocab_size: int
-    hidden_size: int
+    state_size: int  # values of a row between two layers
     layers: range  # of the model, that are computed here
     passes: int = 1  # that may follow each other in a run
     run_tokens: int = 1  # of one run with a draft head

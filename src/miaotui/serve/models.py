@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing, suppress
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from miaotui.engine.calibrate import warm_up
 from miaotui.engine.grammar.constraint import Grammars
@@ -32,6 +32,10 @@ from miaotui.serve.http.errors import bad_value, model_not_found
 from miaotui.serve.middleware.access import PROBING, Account, current
 from miaotui.served_model import RequestArguments, ServedModel
 from miaotui.types import Completion, Delta, SamplingParams
+
+if TYPE_CHECKING:
+    from miaotui.serve.tiers import TierGroup
+    from miaotui.serve.wire.fields import Quality
 
 # Answered before the first request: long enough to show the time of reading a prompt.
 FIRST_QUESTION = (
@@ -53,6 +57,7 @@ class ServedModels(Mapping[str, ServedModel]):
         speech_names: Callable[[], Iterable[str]] = lambda: (),
     ) -> None:
         self._by_name = {model.name: model for model in models}
+        self._groups: dict[str, TierGroup] = {}
         self._others = {"encoder": encoder_names, "encoder-decoder": seq2seq_names, "speech model": speech_names}
 
     def __getitem__(self, name: str) -> ServedModel:
@@ -68,6 +73,10 @@ class ServedModels(Mapping[str, ServedModel]):
         """Add a model under its own name."""
         self._by_name[model.name] = model
 
+    def add_tiers(self, groups: Iterable[TierGroup]) -> None:
+        """Add names that have several of the models behind them."""
+        self._groups |= {group.name: group for group in groups}
+
     def adapters(self) -> dict[str, AdaptedModel]:
         """Return a model for each adapter that is loaded now, by name."""
         return {
@@ -77,11 +86,12 @@ class ServedModels(Mapping[str, ServedModel]):
         }
 
     def all(self) -> list[ServedModel]:
-        """Return the models, and one for each adapter."""
-        return [*self._by_name.values(), *self.adapters().values()]
+        """Return the models, one for each adapter and one for each group of tiers."""
+        groups = (group.choice() for group in self._groups.values())
+        return [*self._by_name.values(), *self.adapters().values(), *groups]
 
-    def find(self, name: str | None) -> ServedModel:
-        """Return the model or adapter of that name; the first model for None.
+    def find(self, name: str | None, quality: Quality | None = None) -> ServedModel:
+        """Return the model or adapter of that name; the first model for None. Of tiers, those within ``quality``.
 
         Raises `ApiError`: 404 if there is none, 400 for the name of a model of another kind.
         """
@@ -90,11 +100,13 @@ class ServedModels(Mapping[str, ServedModel]):
         found = None if name is None else self._by_name.get(name)
         if found is not None:
             return found
+        if name in self._groups:
+            return self._groups[name].choice(quality)
         adapted = self.adapters()
         if name in adapted:
             return adapted[name]
         self._refuse_other(name)
-        raise model_not_found(name or "", {*self._by_name, *adapted})
+        raise model_not_found(name or "", {*self._by_name, *adapted, *self._groups})
 
     def _refuse_other(self, name: str | None) -> None:
         """Raise `ApiError` where a model of another kind is meant, or where there are such models alone."""
@@ -185,7 +197,7 @@ class Running:
 class ObservedModel:
     """A `ServedModel` over a running loop. Made and used in one running event loop."""
 
-    adapter = parent = None  # see `AdaptedModel`
+    adapter = parent = tier = None  # see `AdaptedModel`, `TieredModel`
 
     def __init__(
         self, name: str, loop: ModelLoop, observer: Observer | None = None, limits: AdmissionLimits | None = None

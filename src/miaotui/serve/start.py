@@ -100,6 +100,10 @@ def open_services(
         models.add(ObservedModel(name, loop, operations.running, limits))
     if settings.adapter:
         load_adapters(models.find(None), settings.adapter, {*models, *registry})
+    if settings.tiers:
+        from miaotui.serve.tiers import read_tiers  # noqa: PLC0415  (reads report cards; few servers have tiers)
+
+        models.add_tiers(read_tiers(settings.tiers, models, [*registry, *targets, *recognisers, *models.adapters()]))
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
     operations.gauges.read_limit_bytes_per_s = _read_limit_bytes_per_s(loops.values())

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from miaotui.dmlm.masks.adaptive import AdaptiveMasks, TokenLosses, chances_of
 from miaotui.dmlm.masks.batch import TokenBatch, Units
 from miaotui.dmlm.masks.masking import MASKS, Masking, masking_named
-from miaotui.dmlm.masks.noise import Noise
 from miaotui.dmlm.masks.rules import RandomMasks, SpanMasks, UnitMasks
 from miaotui.dmlm.masks.schedule import FixedRate, LogLinearRates
 from miaotui.errors import RequestError
+from miaotui.training.noise import Noise
 
 ALL = sorted(MASKS)
 

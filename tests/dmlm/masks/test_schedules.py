@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miaotui.dmlm.masks.noise import Noise
 from miaotui.dmlm.masks.schedule import FIRST_TIME, SCHEDULES, FixedRate, clipped_times, schedule_named
 from miaotui.errors import RequestError
+from miaotui.training.noise import Noise
 
 BOUNDS = sorted(name for name, schedule in SCHEDULES.items() if schedule.is_bound)
 

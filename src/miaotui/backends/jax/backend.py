@@ -36,7 +36,7 @@ from miaotui.backends.backend import (
 from miaotui.backends.jax.forward import CallRows, rotations
 from miaotui.backends.jax.program import empty_caches, exported, step_of
 from miaotui.backends.reference import sampling
-from miaotui.backends.reference.sampling import ReferenceChoice, chosen
+from miaotui.backends.reference.sampling import ReferenceChoice, choose
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
 from miaotui.schedule.plan import PAGE_SIZE, Chunk, Plan
@@ -87,7 +87,7 @@ class JaxBackend(NoDraftHead):
         peaks: list[Peak] = []
         for chunk, rows, choice in zip(plan.chunks, logits, own, strict=True):
             first = chunk.start + len(chunk.tokens) - len(rows)
-            peaks += [chosen(row, first + at + 1, choice) for at, row in enumerate(rows)]
+            peaks += [choose(row, first + at + 1, choice) for at, row in enumerate(rows)]
         return StepResult(peaks, np.concatenate(logits), time.perf_counter() - start_s)
 
     def _logits(self, chunks: Sequence[Chunk]) -> Iterator[Floats]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.backend import Floats, Peak, Words
+from miaotui.backends.backend import Floats, Peak, Sampling, Words
 from miaotui.backends.sampling import PLAIN, Distribution, noise_key
 from miaotui.kernels.sampling.constants import EXP2, LOG2, MIXERS, ROOT_HALF_BITS, SPREAD, WAIT
 from miaotui.kernels.sampling.draw_fields import WEIGHT_BITS
@@ -45,14 +45,18 @@ def choice(shape: Distribution | None, seed: int, ends: Sequence[int]) -> Refere
     return ReferenceChoice(shape, seed, ends)
 
 
-def chosen(row: Floats, position: int, choice: ReferenceChoice | None) -> Peak:
-    """Return the token chosen for ``position`` from its logits, and the greatest logit; masked logits become -inf."""
-    if choice is not None and not choice.is_left and choice.words is not None:
-        restrict(row, choice.words.view(np.uint32))
+def choose(row: Floats, position: int, chosen_by: ReferenceChoice | None, how: Sampling | None = None) -> Peak:
+    """Return the token chosen for ``position`` from its logits, and the greatest logit; masked logits become -inf.
+
+    ``how`` restricts and draws (None: this module).
+    """
+    if chosen_by is not None and not chosen_by.is_left and chosen_by.words is not None:
+        (restrict if how is None else how.restrict)(row, chosen_by.words.view(np.uint32))
     token = int(row.argmax())  # the first of equals; the first that is not a number
     peak = float(row[token])
-    if choice is not None and choice.shape is not None and not choice.is_left and np.isfinite(peak):
-        token = draw(row, peak, choice.shape, noise_key(choice.seed, position))
+    if chosen_by is not None and chosen_by.shape is not None and not chosen_by.is_left and np.isfinite(peak):
+        key = noise_key(chosen_by.seed, position)
+        token = (draw if how is None else how.draw)(row, peak, chosen_by.shape, key)
     return token, peak
 
 

@@ -44,7 +44,8 @@ def dmlm(parsed: argparse.Namespace) -> int:
 def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     from miaotui.dmlm.train.checkpoint import export, read_checkpoint, write_checkpoint
     from miaotui.dmlm.train.texts import load_tokenizer_text, read_corpus
-    from miaotui.dmlm.train.trainer import Trainer, use_threads
+    from miaotui.dmlm.train.trainer import Trainer
+    from miaotui.training.library import use_threads
 
     if parsed.out is None:
         raise RequestError("say where the model shall lie: miaotui dmlm train TEXT... --out FOLDER")

@@ -21,14 +21,35 @@ if TYPE_CHECKING:
 
 def card(parsed: argparse.Namespace) -> int:
     """Print the card of a file; return the exit status."""
-    from miaotui.optimize.card import read_card
+    from miaotui.optimize.card import card_path, read_card
 
-    found = read_card(Path(parsed.words[0]).expanduser())
+    path = Path(parsed.words[0]).expanduser()
+    if not card_path(path).is_file() and _show_origin(path, parsed.json):
+        return 0
+    found = read_card(path)
     if parsed.json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
         show_card(found)
     return 0
+
+
+def _show_origin(path: Path, as_json: bool) -> bool:
+    """Print from which files a model was made, and return whether that is known."""
+    from miaotui.optimize.origin import origin_path, read_origin
+
+    if not origin_path(path).is_file():
+        return False
+    from miaotui.cli.optimize.finetune import show_measured
+    from miaotui.cli.optimize.merge import show_origin
+
+    origin = asdict(read_origin(path))
+    if as_json:
+        print(json.dumps(origin, indent=1, ensure_ascii=False))
+    else:
+        show_origin(origin)
+        show_measured(origin["measured"])
+    return True
 
 
 def show_card(found: ReportCard) -> None:

@@ -20,6 +20,7 @@ from miaotui.cli.options.dmlm import dmlm_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
+from miaotui.cli.options.learning import finetune_options, merge_options, train_options
 from miaotui.cli.options.optimize import card_options, distil_options, optimize_options
 from miaotui.cli.options.serve import key_options, serve_options
 from miaotui.cli.options.speech import transcribe_options
@@ -318,6 +319,9 @@ COMMANDS = (
         optimize_options,
         "optimize",
     ),
+    Command("merge", "make one model of several", "[MODEL...]", range(17), merge_options, "optimize"),
+    Command("finetune", "teach a model from examples", "MODEL DATA...", range(2, 100), finetune_options, "optimize"),
+    Command("train", "train a small model from texts", "TEXT...", range(1, 100), train_options, "optimize"),
     Command("distill", "let a model learn what another one says", "STUDENT", range(1, 2), distil_options, "optimize"),
     Command("card", "show the report card of an optimized file", "FILE", range(1, 2), card_options, "optimize"),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),

@@ -14,6 +14,7 @@ from unicodedata import east_asian_width
 from miaotui.cli.output.help_zh_bench import BENCH_HELP
 from miaotui.cli.output.help_zh_cluster import CLUSTER_HELP
 from miaotui.cli.output.help_zh_dmlm import DMLM_HELP
+from miaotui.cli.output.help_zh_learning import LEARNING_HELP
 from miaotui.cli.output.help_zh_optimize import OPTIMIZE_HELP
 from miaotui.hub.catalog import DEFAULT_MODEL
 
@@ -21,6 +22,7 @@ HELP = {
     **BENCH_HELP,
     **CLUSTER_HELP,
     **OPTIMIZE_HELP,
+    **LEARNING_HELP,
     **DMLM_HELP,
     # the overview and the commands
     "Language models that answer in under a second on the computer you already have.": "在你现有的电脑上，一秒之内作答的语言模型。",

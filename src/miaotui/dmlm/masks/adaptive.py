@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.dmlm.masks.batch import Bools, TokenBatch
-from miaotui.dmlm.masks.noise import Floats, Ints, Noise
 from miaotui.dmlm.masks.rules import Masks, draw_units
 from miaotui.errors import RequestError
+from miaotui.training.noise import Floats, Ints, Noise
 
 LEAST_WEIGHT, MOST_WEIGHT = 0.25, 4.0
 ROUNDS = 60  # of bisection: more than float64 can tell apart

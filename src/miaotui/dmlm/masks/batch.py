@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.dmlm.masks.noise import Floats, Ints
 from miaotui.errors import RequestError
+from miaotui.training.noise import Floats, Ints
 
 Bools = NDArray[np.bool_]
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miaotui.dmlm.masks.noise import Ints
 from miaotui.dmlm.masks.words import Span
 from miaotui.errors import RequestError
+from miaotui.training.noise import Ints
 
 LONGEST = 5  # words
 LEAST_COUNT = 10  # occurrences

@@ -14,10 +14,10 @@ import numpy as np
 
 from miaotui.dmlm.masks.adaptive import AdaptiveMasks, TokenLosses
 from miaotui.dmlm.masks.batch import Bools, TokenBatch
-from miaotui.dmlm.masks.noise import Floats, Ints, Noise
 from miaotui.dmlm.masks.rules import RULES, MaskRule, RandomMasks
 from miaotui.dmlm.masks.schedule import LogLinearRates, Schedule, clipped_times
 from miaotui.errors import RequestError
+from miaotui.training.noise import Floats, Ints, Noise
 
 _REPLACED, _TOKENS = 11, 12  # streams of noise
 KEPT, OTHER = 0.1, 0.1  # BERT, section 3.1: of chosen tokens, a tenth stays and a tenth becomes another token

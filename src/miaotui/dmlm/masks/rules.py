@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from miaotui.dmlm.masks.batch import Bools, TokenBatch, Units
-from miaotui.dmlm.masks.noise import Floats, Noise
 from miaotui.errors import RequestError
+from miaotui.training.noise import Floats, Noise
 
 _CHOICE, _LENGTHS = 1, 2  # streams of noise
 

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from miaotui.dmlm.masks.noise import Ints
 from miaotui.libraries import need
+from miaotui.training.noise import Ints
 
 Span: TypeAlias = tuple[int, int]  # first character, and the one after the last
 

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from miaotui.dmlm.train.network import EPS, THETA
 from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import END, MASK, PAD, SPECIALS, TextCorpus
-from miaotui.errors import ModelFormatError, RequestError
-from miaotui.libraries import need
+from miaotui.errors import RequestError
+from miaotui.training.checkpoint import Arrays, damaged, read_state, write_state
+from miaotui.training.export import TrainedVocabulary, write_trained
 
 SHAPE = ("layers", "width", "heads", "ffn")  # of a recipe: what weights depend on
 CHECKPOINT = "training.safetensors"
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -52,25 +47,21 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "texts": checkpoint.texts,
         "tokenizer": checkpoint.tokenizer,
     }
-    _write(folder / CHECKPOINT, checkpoint.arrays, header)
+    write_state(folder / CHECKPOINT, checkpoint.arrays, header)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """Read the checkpoint of a folder; None if there is none. Raises `ModelFormatError` for a damaged one."""
     path = folder / CHECKPOINT
-    if not path.is_file():
+    found = read_state(path)
+    if found is None:
         return None
-    library = need("safetensors")
+    arrays, header = found
     try:
-        with library.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         recipe = TrainRecipe.of(json.loads(header["recipe"]))
         return Checkpoint(recipe, int(header["step"]), arrays, header["texts"], header["tokenizer"])
-    except (OSError, ValueError, KeyError, library.SafetensorError) as error:
-        raise ModelFormatError(
-            f"{path} is no checkpoint of a training run ({error}): delete it, or train elsewhere"
-        ) from error
+    except (ValueError, KeyError) as error:
+        raise damaged(path, error) from error
 
 
 def require_same(checkpoint: Checkpoint, recipe: TrainRecipe, corpus: TextCorpus) -> None:
@@ -98,7 +89,6 @@ def require_same_shape(checkpoint: Checkpoint, recipe: TrainRecipe, corpus: Text
 
 def export(folder: Path, recipe: TrainRecipe, corpus: TextCorpus, weights: Arrays) -> None:
     """Write ``config.json``, ``model.safetensors`` and the tokenizer, as `load_masked` reads them."""
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["A2DQwen3LMHeadModel"],
         "model_type": "a2d-qwen3",
@@ -118,25 +108,6 @@ def export(folder: Path, recipe: TrainRecipe, corpus: TextCorpus, weights: Array
         "block_size": recipe.block or None,
     }
     kept = {name: value for name, value in config.items() if value is not None}
-    names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD, "mask_token": MASK}
-    texts = {
-        "config.json": json.dumps(kept, indent=1),
-        "tokenizer.json": corpus.tokenizer.to_str(),
-        "tokenizer_config.json": json.dumps(names),
-        "generation_config.json": json.dumps({"eos_token_id": SPECIALS.index(END)}),
-    }
-    for name, text in texts.items():
-        _replace(folder / name, text.encode())
-    _write(folder / "model.safetensors", weights, {"format": "pt"})
-
-
-def _write(path: Path, arrays: Arrays, header: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    _replace(path, need("safetensors.numpy").save(contiguous, header))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    names = {"eos_token": END, "pad_token": PAD, "mask_token": MASK}
+    vocabulary = TrainedVocabulary(corpus.tokenizer.to_str(), names, SPECIALS.index(END))
+    write_trained(folder, kept, vocabulary, weights)

@@ -16,10 +16,11 @@ import numpy as np
 
 from miaotui.dmlm.masks.batch import TokenBatch
 from miaotui.dmlm.masks.collocations import find_collocations
-from miaotui.dmlm.masks.noise import Ints
 from miaotui.dmlm.masks.words import unit_numbers, word_spans
 from miaotui.errors import RequestError
 from miaotui.libraries import need
+from miaotui.training.noise import Ints
+from miaotui.training.texts import text_lines, train_tokenizer
 
 MOST_BYTES = 256 << 20  # of all files: tokens and units take about six times that
 EVERY = 20  # one text in so many is held out
@@ -76,11 +77,11 @@ def read_corpus(paths: Sequence[Path], vocabulary: int, length: int, tokenizer: 
 
     Raises `RequestError` for no file, files that are no text, and too little or too much text.
     """
-    lines = [line for path in paths for line in _lines(path)]
+    lines = [line for path in paths for line in text_lines(path, MOST_BYTES)]
     if sum(map(len, lines)) > MOST_BYTES:
         raise RequestError(f"the texts have more than {MOST_BYTES >> 20} MB: train on a part of them")
     if tokenizer is None:
-        tokenizer = _trained_tokenizer(lines, vocabulary)
+        tokenizer = train_tokenizer(lines, vocabulary, SPECIALS)
     spans = [word_spans(line) for line in lines]
     common = find_collocations([line[a:b] for a, b in found] for line, found in zip(lines, spans, strict=True))
     tokens: list[Ints] = []
@@ -107,30 +108,3 @@ def read_corpus(paths: Sequence[Path], vocabulary: int, length: int, tokenizer: 
 def load_tokenizer_text(text: str) -> Any:
     """Return a tokenizer from its JSON, as a checkpoint holds it."""
     return need("tokenizers").Tokenizer.from_str(text)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise RequestError(f"{path} has more than {MOST_BYTES >> 20} MB: train on a part of it")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} cannot be read as UTF-8 text ({error}): name a text file") from None
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def _trained_tokenizer(lines: Sequence[str], vocabulary: int) -> Any:
-    """Train a byte-level BPE: every text can be written in it."""
-    library = need("tokenizers")
-    tokenizer = library.Tokenizer(library.models.BPE())
-    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = library.decoders.ByteLevel()
-    alphabet = library.pre_tokenizers.ByteLevel.alphabet()
-    trainer = library.trainers.BpeTrainer(
-        vocab_size=max(vocabulary, len(alphabet) + len(SPECIALS)),
-        special_tokens=list(SPECIALS),
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(lines, trainer)
-    return tokenizer

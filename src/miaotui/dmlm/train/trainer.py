@@ -16,18 +16,20 @@ import numpy as np
 
 from miaotui.dmlm.masks.adaptive import AdaptiveMasks
 from miaotui.dmlm.masks.masking import MaskedBatch, Masking, masking_named
-from miaotui.dmlm.masks.noise import Ints, Noise
 from miaotui.dmlm.masks.schedule import LogLinearRates, schedule_named
-from miaotui.dmlm.train.checkpoint import Arrays, Checkpoint, digest_of, require_same, require_same_shape
+from miaotui.dmlm.train.checkpoint import Checkpoint, digest_of, require_same, require_same_shape
 from miaotui.dmlm.train.network import Network
 from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import TextCorpus
 from miaotui.errors import RequestError
+from miaotui.training.checkpoint import Arrays, optimizer_arrays, restore_optimizer, take_weights
+from miaotui.training.library import load_torch
+from miaotui.training.noise import Ints
+from miaotui.training.schedule import learning_rate, shuffled
 
 WARM_STEPS, LAST_RATE = 100, 0.05  # of the learning rate's schedule: its end is that share of its top
 BETAS, DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.05, 1.0
 MOST_WEIGHT = 20.0  # of a text's loss in training; the bound has the true weights
-_ORDER = 31  # the stream of noise
 _HELD_OUT_SEED = 1 << 40
 
 
@@ -54,7 +56,7 @@ class Trainer:
 
         Raises `RequestError` where a checkpoint does not fit recipe and texts.
         """
-        self.torch = torch = _torch()
+        self.torch = torch = load_torch()
         self.recipe, self.corpus = recipe, corpus
         self.network = Network(torch, recipe, corpus.vocab_size)
         schedule = schedule_named(recipe.schedule)
@@ -69,7 +71,7 @@ class Trainer:
             self._resume(start)
         elif pretrained is not None:
             require_same_shape(pretrained, recipe, corpus)
-            self._take_weights(pretrained)
+            take_weights(torch, self.network.weights, pretrained.arrays)
 
     def steps(self) -> Iterator[TrainProgress]:
         """Train to the end of the recipe."""
@@ -85,7 +87,7 @@ class Trainer:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, LONGEST_GRADIENT)
             for group in self._optimizer.param_groups:
-                group["lr"] = recipe.rate * learning_rate(self.step, recipe.steps)
+                group["lr"] = recipe.rate * learning_rate(self.step, recipe.steps, WARM_STEPS, LAST_RATE)
             self._optimizer.step()
             self.step += 1
             found = losses.detach().numpy().astype(np.float64)
@@ -114,12 +116,7 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """Return the state after the last step."""
-        arrays: Arrays = {name: values.detach().numpy().copy() for name, values in self.network.weights.items()}
-        for name, values in self.network.weights.items():
-            state = self._optimizer.state.get(values, {})
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if moment in state:
-                    arrays[f"{moment}/{name}"] = state[moment].numpy().copy()
+        arrays: Arrays = {**self.weights(), **optimizer_arrays(self._optimizer, self.network.weights)}
         if isinstance(self.masking.rule, AdaptiveMasks):
             losses = self.masking.rule.losses
             arrays |= {"losses/sums": losses.sums.copy(), "losses/counts": losses.counts.copy()}
@@ -143,49 +140,15 @@ class Trainer:
         trained, size = self.corpus.trained, self.recipe.batch
         per_epoch = max(len(trained) // size, 1)
         epoch, at = divmod(step, per_epoch)
-        order = np.argsort(Noise(self.recipe.seed, epoch).uniform(trained, 1, _ORDER)[:, 0], kind="stable")
-        return epoch, trained[order[at * size : (at + 1) * size]]
+        return epoch, shuffled(trained, self.recipe.seed, epoch)[at * size : (at + 1) * size]
 
     def _resume(self, start: Checkpoint) -> None:
-        torch, self.step = self.torch, start.step
-        self._take_weights(start)
-        for name, values in self.network.weights.items():
-            if f"exp_avg/{name}" in start.arrays:
-                self._optimizer.state[values] = {
-                    "step": torch.tensor(float(start.step)),
-                    **{
-                        moment: torch.from_numpy(start.arrays[f"{moment}/{name}"])
-                        for moment in ("exp_avg", "exp_avg_sq")
-                    },
-                }
+        self.step, weights = start.step, self.network.weights
+        take_weights(self.torch, weights, start.arrays)
+        restore_optimizer(self.torch, self._optimizer, weights, start.arrays, start.step)
         if isinstance(self.masking.rule, AdaptiveMasks):
             losses = self.masking.rule.losses
             losses.sums, losses.counts = start.arrays["losses/sums"], start.arrays["losses/counts"]
-
-    def _take_weights(self, checkpoint: Checkpoint) -> None:
-        with self.torch.no_grad():
-            for name, values in self.network.weights.items():
-                values.copy_(self.torch.from_numpy(checkpoint.arrays[name]))
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """Return the share of the highest rate: a linear rise, then half a cosine."""
-    warm = min(1.0, (step + 1) / min(WARM_STEPS, max(steps // 10, 1)))
-    return warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def use_threads(threads: int | None) -> None:
-    """Let torch compute with so many threads; None: as many as it chooses."""
-    if threads is not None:
-        _torch().set_num_threads(threads)
-
-
-def _torch() -> Any:
-    try:
-        import torch  # noqa: PLC0415  (an extra, which takes seconds to load)
-    except ImportError as error:
-        raise RequestError("training needs torch: pip install 'miaotui[optimize]'") from error
-    return torch
 
 
 Report = Callable[[TrainProgress], None]

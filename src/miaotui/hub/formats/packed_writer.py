@@ -58,6 +58,7 @@ class PackedWriter:
         self._expected_bytes = expected_bytes
         self._entries: dict[str, PackedEntry] = {}
         self._reserved: list[str] = []
+        self._shared: dict[str, str] = {}
         self._end = 0
         self._part = path.with_name(f".{key}.{secrets.token_hex(4)}{PART_SUFFIX}")
         try:
@@ -95,11 +96,19 @@ class PackedWriter:
         except OSError as error:
             raise self._failed(error) from error
 
+    def share(self, name: str, of: str) -> None:
+        """Let ``name`` be another name of the tensor ``of``, which lies in the file once."""
+        if name in self._entries or name in self._shared:
+            raise CacheError(f"tensor {name!r} is packed twice. Give each tensor its own name")
+        self._shared[name] = of
+
     def commit(self) -> None:
         """Finish the file, force it to the disk, and give it its name."""
         try:
             for name in self._reserved:
                 self._entries[name] = self._checked(self._entries[name])
+            for name, of in self._shared.items():
+                self._entries[name] = self._entries[of]._replace(name=name)
             self._write_table()
             os.fsync(self._file.fileno())
             self._file.close()

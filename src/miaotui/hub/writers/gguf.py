@@ -30,7 +30,8 @@ def write_gguf(
 ) -> None:
     """Write the metadata of the GGUF file in ``source``, and tensors of these kinds and shapes.
 
-    The bytes of the tensors come in the same order. Raises `ModelFormatError` for a damaged ``source``.
+    The bytes of the tensors come in the same order, each tensor's in one piece or several. Raises `ModelFormatError`
+    for a damaged ``source``.
     """
     span = metadata_span(source, "the model")
     head = MAGIC + struct.pack("<IQQ", VERSION, len(sizes), span.keys) + bytes(source[span.start : span.end])
@@ -41,9 +42,16 @@ def write_gguf(
         head += struct.pack(f"<{len(shape)}Q", *shape[::-1]) + struct.pack("<IQ", kind.ggml_id, offset)
         offset += _padded(stored_bytes(name, shape, kind), span.alignment)
     file.write(head.ljust(_padded(len(head), span.alignment), b"\0"))
-    for part in data:
-        raw = part.tobytes()
-        file.write(raw.ljust(_padded(len(raw), span.alignment), b"\0"))
+    pieces = iter(data)
+    for name, (kind, shape) in sizes.items():
+        left = size = stored_bytes(name, shape, kind)
+        while left > 0:
+            piece = next(pieces)
+            file.write(piece.tobytes())
+            left -= piece.nbytes
+        if left:
+            raise ValueError(f"the pieces of {name} have more than its {size} bytes")
+        file.write(b"\0" * (_padded(size, span.alignment) - size))
 
 
 def with_file_type(source: mmap.mmap | bytes, label: str, file_type: int) -> bytes:

@@ -15,9 +15,9 @@ from typing import Any
 from miaotui.closing import Closing
 from miaotui.errors import ModelNotFoundError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
-from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.from_gguf import config_from_gguf, tensors_from_gguf
+from miaotui.model.reading.sources import CanonicalTensors
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ModelFiles(Closing):
     """
 
     config: ModelConfig
-    tensors: Mapping[str, StoredTensor]
+    tensors: CanonicalTensors
     metadata: Mapping[str, Any] | None = None
     folder: Path | None = None
     release: Callable[[], None] = lambda: None

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.errors import ModelFormatError, UnsupportedModelError
+from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.stored.stacked import StackedTensor
+from miaotui.model.reading.stored.unit_rows import UnitRows
 
 Shape = tuple[int, ...]
 
@@ -26,7 +27,8 @@ class TensorSource(NamedTuple):
 
     ``head_dim`` > 0 says that within each head the first ``rotated`` stored rows are in the order of pairs
     ``(0, half), (1, half+1), …`` and must be reordered. ``rows`` are the stored rows instead, if they are no range.
-    Every value is multiplied by ``factor`` and then gets ``offset``. ``experts`` > 0 says that the rows of so many
+    Every value is multiplied by ``factor`` and then gets ``offset``; with ``unit_rows`` each row is divided by its
+    length. ``experts`` > 0 says that the rows of so many
     experts follow each other: they are stored as one tensor ``[experts, rows, inputs]``, or, where the name has a
     ``{}`` for an expert's number, each under its own name.
     """
@@ -39,6 +41,7 @@ class TensorSource(NamedTuple):
     factor: float = 1.0
     rows: NDArray[np.intp] | None = None
     experts: int = 0
+    unit_rows: bool = False
 
     @property
     def stored_names(self) -> list[str]:
@@ -100,6 +103,16 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
         self._check_shapes()
         self._check_unknown(ignored)
 
+    @property
+    def stored(self) -> Mapping[str, StoredTensor]:
+        """Return the tensors of the files, by their own names."""
+        return self._stored
+
+    @property
+    def sources(self) -> Mapping[str, TensorSource]:
+        """Return the origin of each canonical tensor."""
+        return self._sources
+
     def __getitem__(self, name: str) -> StoredTensor:
         source, shape = self._sources[name], self._shapes[name]
         if source.experts:
@@ -111,25 +124,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
             tensor = canonical_rows(stored, source, shape[0])
         if source.offset or source.factor != 1.0:
             tensor = _changed(tensor, source.factor, source.offset)
-        return tensor.renamed(name)
-
-    def stored_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """Return the stored tensors, float32, that these canonical ``arrays`` are read from: the way back.
-
-        Stored tensors of which no part is given are left out. Raises `UnsupportedModelError` for experts.
-        """
-        found: dict[str, NDArray[np.float32]] = {}
-        for name, array in arrays.items():
-            source = self._sources[name]
-            if source.experts:
-                raise UnsupportedModelError("experts cannot be written back: choose a model without them")
-            stored = found.get(source.name)
-            if stored is None:
-                stored = found[source.name] = self._stored[source.name].float32()
-            rows = stored_rows(source, self._shapes[name][0])
-            place = stored.reshape(-1, *stored.shape[1:]) if stored.ndim == array.ndim else stored.reshape(array.shape)
-            place[rows] = (array - np.float32(source.offset)) / np.float32(source.factor)
-        return found
+        return (UnitRows(tensor) if source.unit_rows else tensor).renamed(name)
 
     def _all_experts(self, name: str, source: TensorSource, shape: Shape) -> StoredTensor:
         """Return the rows of all experts, one expert after another."""

@@ -20,24 +20,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.config import format_size
-from miaotui.errors import MiaotuiError, RequestError
-from miaotui.hub.files import require_room, write_whole
-from miaotui.hub.formats.gguf import read_gguf
-from miaotui.hub.formats.mapped import map_file
-from miaotui.hub.formats.safetensors import read_safetensors
+from miaotui.errors import RequestError
 from miaotui.hub.formats.tensors import BlockType
-from miaotui.hub.writers.gguf import with_file_type, write_gguf
-from miaotui.hub.writers.safetensors import write_safetensors
 from miaotui.kernels.platform.cpu import probe
-from miaotui.libraries import need
 from miaotui.model.config import ModelConfig
-from miaotui.optimize.distillation.decoder import TorchDecoder
+from miaotui.model.writing.files import write_like
+from miaotui.model.writing.layout import StoredLayout, array_bytes
 from miaotui.optimize.distillation.objectives import distance
 from miaotui.optimize.distillation.recipe import DistilRecipe
 from miaotui.optimize.distillation.teacher import ChunkPlan, TeacherCache, TeacherChunk, common_vocabulary
-from miaotui.optimize.pruning.pruned_file import float16_tensor
 from miaotui.optimize.source import GgufSource, open_source
 from miaotui.optimize.texts.openings import CALIBRATION
+from miaotui.training.checkpoint import (
+    Arrays,
+    damaged,
+    optimizer_arrays,
+    read_state,
+    restore_optimizer,
+    take_weights,
+    write_state,
+)
+from miaotui.training.decoder import TorchDecoder
+from miaotui.training.library import load_torch, product_dtype
+from miaotui.training.schedule import learning_rate
 from miaotui.types import Progress
 
 CHUNK_TEXTS = 64
@@ -45,7 +50,6 @@ CHECKPOINT_S = 120.0  # between two checkpoints
 BETAS, DECAY, LONGEST_GRADIENT = (0.9, 0.95), 0.01, 1.0
 WARM_STEPS, LAST_RATE = 20, 0.05  # of the learning rate: its end is that share of its top
 HEAD_ROWS = 1024  # positions whose logits are in memory at a time
-F16_FILE = 1  # general.file_type of a file in float16
 Array = NDArray[np.float32]
 
 
@@ -85,7 +89,7 @@ class Distillation:
 
     def run(self) -> DistilReport:
         """Train and write the student. Raises a `MiaotuiError`; then nothing is at the output's place."""
-        torch = need("torch")
+        torch = load_torch()
         with open_source(self.student) as student, open_source(self.teacher) as teacher:
             sizes = teacher.config.vocab_size, student.config.vocab_size
             vocabulary = common_vocabulary(teacher.file.metadata, student.file.metadata, sizes)
@@ -115,7 +119,7 @@ class _Loop:
         self._torch, self._job, self._source, self._cache, self._folder = torch, job, student, cache, folder
         self._chunks, self._recipe, self._common = chunks, job.recipe, cache.vocabulary
         self.decoder = TorchDecoder(
-            torch, student.config, decoded(student), _product_dtype(torch), job.recipe.rank, job.recipe.seed
+            torch, student.config, decoded(student), product_dtype(torch), job.recipe.rank, job.recipe.seed
         )
         trained = list(self.decoder.trained().values())
         groups = [
@@ -127,8 +131,7 @@ class _Loop:
         self._losses: list[float] = []
         self._current: tuple[int, TeacherChunk | None] = -1, None
         self._state = folder / "training.safetensors"
-        if self._state.is_file():
-            self._resume()
+        self._resume()
 
     def train(self, teacher_digest: str) -> DistilReport:
         """Train to the end of the recipe."""
@@ -179,7 +182,7 @@ class _Loop:
         states.backward(held.grad)
         torch.nn.utils.clip_grad_norm_(list(self.decoder.trained().values()), LONGEST_GRADIENT)
         for group in self._optimizer.param_groups:
-            group["lr"] = recipe.rate * learning_rate(self._step, recipe.steps)
+            group["lr"] = recipe.rate * learning_rate(self._step, recipe.steps, WARM_STEPS, LAST_RATE)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return total
@@ -217,37 +220,23 @@ class _Loop:
         return int((number + 1) * share) > int(number * share) and number > 0
 
     def _save(self) -> None:
-        arrays: dict[str, Array] = {"losses": np.array(self._losses, np.float32)}
-        for name, values in self.decoder.trained().items():
-            arrays[name] = values.detach().numpy()
-            state = self._optimizer.state[values]
-            arrays |= {f"{moment}/{name}": state[moment].numpy() for moment in ("exp_avg", "exp_avg_sq")}
-        sizes = {name: (BlockType.F32, array.shape) for name, array in arrays.items()}
-        require_room(self._folder, sum(array.nbytes for array in arrays.values()))
-        parts = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays.values())
-        write_whole(self._state, "a checkpoint", lambda file: write_safetensors(file, sizes, parts))
+        trained = self.decoder.trained()
+        arrays: Arrays = {"losses": np.array(self._losses, np.float32)}
+        arrays |= {name: values.detach().numpy() for name, values in trained.items()}
+        write_state(self._state, {**arrays, **optimizer_arrays(self._optimizer, trained)}, {"step": str(self._step)})
 
     def _resume(self) -> None:
-        torch = self._torch
+        found, trained = read_state(self._state), self.decoder.trained()
+        if found is None:
+            return
+        arrays, _ = found
         try:
-            found = read_safetensors(self._state)
-            self._losses = [float(each) for each in found["losses"].float32()]
+            self._losses = [float(each) for each in arrays["losses"]]
             self._step = len(self._losses)
-            with torch.no_grad():
-                for name, values in self.decoder.trained().items():
-                    values.copy_(torch.from_numpy(found[name].float32()))
-                    state: dict[str, Any] = {"step": torch.tensor(float(self._step))}
-                    for moment in ("exp_avg", "exp_avg_sq"):
-                        state[moment] = torch.from_numpy(found[f"{moment}/{name}"].float32())
-                    self._optimizer.state[values] = state
-        except (MiaotuiError, KeyError) as error:
-            raise RequestError(f"{self._state} is damaged ({error}): remove it, and the run begins again") from error
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """Return the share of the highest rate: a linear rise, then half a cosine."""
-    warm = min(1.0, (step + 1) / min(WARM_STEPS, max(steps // 10, 1)))
-    return warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            take_weights(self._torch, trained, arrays)
+            restore_optimizer(self._torch, self._optimizer, trained, arrays, self._step)
+        except (KeyError, RuntimeError) as error:
+            raise damaged(self._state, error) from error
 
 
 def decoded(source: GgufSource) -> Mapping[str, Array]:
@@ -258,16 +247,12 @@ def decoded(source: GgufSource) -> Mapping[str, Array]:
 
 def write_student(source: GgufSource, arrays: Mapping[str, Array], out: Path) -> None:
     """Write ``source`` with other weights, by canonical name: matrices in float16, vectors in float32."""
-    with read_gguf(source.path) as file:
-        written = source.canonical().stored_arrays(arrays)
-        tensors = {
-            name: float16_tensor(name, written[name]) if name in written else tensor
-            for name, tensor in file.tensors.items()
-        }
-        sizes = {name: (tensor.kind, tensor.shape) for name, tensor in tensors.items()}
-        head = with_file_type(map_file(source.path), source.path.name, F16_FILE)
-        parts = (tensor.data.reshape(-1) for tensor in tensors.values())
-        write_whole(out, "the student", lambda stream: write_gguf(stream, head, sizes, parts))
+    layout = StoredLayout(source.canonical())
+    sizes = {
+        name: (BlockType.F16 if layout.holds(name) and len(each.shape) > 1 else each.kind, each.shape)
+        for name, each in layout.stored.items()
+    }
+    write_like(source.path, out, sizes, array_bytes(layout, arrays))
 
 
 def training_bytes(config: ModelConfig, weights: int, recipe: DistilRecipe) -> int:
@@ -301,9 +286,3 @@ def hashed(rows: Sequence[Sequence[int]]) -> str:
     for row in rows:
         digest.update(np.array([len(row), *row], np.int64).tobytes())
     return digest.hexdigest()
-
-
-def _product_dtype(torch: Any) -> Any:
-    from miaotui.speculation.train.cell import product_dtype  # noqa: PLC0415  (needs torch)
-
-    return product_dtype(torch)

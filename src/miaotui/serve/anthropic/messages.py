@@ -59,7 +59,7 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, MessagesRequest)
-    model = services_of(http).models.find(body.model)
+    model = services_of(http).models.find(body.model, body.quality)
     tooling = read_tools(model.dialect, body)
     params = params_for(body, body.max_tokens, None)
     deadline = deadline_of(http, body, model)

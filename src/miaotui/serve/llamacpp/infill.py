@@ -49,7 +49,7 @@ async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, InfillRequest)
     services = services_of(http)
-    model = services.models.find(body.model)
+    model = services.models.find(body.model, body.quality)
     if (body.n or 1) > 1:
         raise bad_value("n", "must be 1: a gap is filled once; send several requests")
     infiller = infiller_for(model, "input_suffix")

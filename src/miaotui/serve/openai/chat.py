@@ -70,7 +70,7 @@ async def create(http: HttpRequest) -> Response:
 
 async def read_generation(http: HttpRequest, services: Services, body: ChatRequest) -> GenerationRequest:
     """Check everything about a request that can be wrong. Raises `ApiError` (400) and `RequestError`."""
-    model = services.models.find(body.model)
+    model = services.models.find(body.model, body.quality)
     params = params_for(body, limit_of(body), (body.top_logprobs or 0) if body.logprobs else None, body.prompt_logprobs)
     deadline = deadline_of(http, body, model)
     said, begun = _said(body)

@@ -60,7 +60,7 @@ async def create(http: HttpRequest) -> Response:
     target = services.seq2seq.named(body.model, instead=not services.models)
     if target is not None:
         return await complete(http, target, body)
-    model = services.models.find(body.model)
+    model = services.models.find(body.model, body.quality)
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     params = params_for(body, limit, body.logprobs, _prompt_logprobs(body))
     infiller = _infiller(model, body) if body.suffix else None

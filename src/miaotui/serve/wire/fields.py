@@ -51,6 +51,9 @@ class StreamOptions(Wire):
     include_usage: bool | None = Field(None, description="Send a last chunk with empty `choices` and the usage.")
 
 
+Quality = Literal["exact", "near", "any"]  # the floor of a request among tiers of one name
+
+
 class SamplingFields(Wire):
     """Fields that say how tokens are chosen and when the answer ends."""
 
@@ -103,6 +106,11 @@ class SamplingFields(Wire):
         description="What to do when the deadline cannot be met: refuse (429; the default for a "
         "deadline given in the request), shorten the answer, or answer late.",
     )
+    quality: Quality | None = Field(
+        None,
+        description="Of a name with several tiers: `exact` is the first alone, `near` also those whose measured loss "
+        "is small, `any` (the default) all; the answer says which tier it is from.",
+    )
 
 
 class ReasoningFields(Wire):
@@ -124,6 +132,7 @@ class PromiseKept(Wire):
     took_ms: float
     met: bool | None
     shortened: bool
+    tier: str | None = Field(None, description="The model that answered, of several behind the name.")
 
 
 class PromptLogprob(Wire):

@@ -9,13 +9,11 @@ data. Invariant: the file is written whole or not at all.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +22,16 @@ from miaotui.backends.cpu.backend import require_cpu
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded_model import LoadedModel
-from miaotui.errors import RequestError
 from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.packing import rows_of
 from miaotui.model.draft_head.weights import FOLDER_NAME, digest_of, write_head
 from miaotui.speculation.train.cell import Cell
 from miaotui.speculation.train.corpus import Corpus, collect
 from miaotui.speculation.train.dataset import HeadDataset
+from miaotui.training.library import load_torch
+from miaotui.training.schedule import learning_rate
+
+WARM_STEPS, LAST_RATE = 100, 0.03  # of the learning rate: its end is that share of its top
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def train(
     final norm. The head has attention if ``attention`` is given and the corpus has keys and values. Raises
     `RequestError` without torch.
     """
-    torch = _torch()
+    torch = load_torch()
     torch.manual_seed(recipe.seed)
     counts = np.bincount(corpus.tokens, minlength=len(embedding))
     chosen = np.sort(np.argsort(-counts, kind="stable")[: recipe.tokens])
@@ -74,27 +75,13 @@ def train(
         torch.nn.utils.clip_grad_norm_(list(cell.weights.values()), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate * _schedule(step, recipe.steps)
+                group["lr"] = recipe.rate * learning_rate(step, recipe.steps, WARM_STEPS, LAST_RATE)
             optimizer.step()
         if progress is not None and (step % 50 == 0 or step + 1 == recipe.steps):
             progress(step + 1, float(loss.detach()))
     layer = np.array([corpus.layer], np.float32)
     others = {"tokens": chosen.astype(np.float32), "layer": layer, "spread": dataset.spread(cell)}
     return {**others, **cell.arrays()}
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Warm up, then half a cosine down to 3%."""
-    warm = min(1.0, (step + 1) / 100)
-    return warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def _torch() -> Any:
-    try:
-        import torch  # noqa: PLC0415  (an extra, which takes seconds to load)
-    except ImportError as error:
-        raise RequestError("training a draft head needs torch: pip install 'miaotui[optimize]'") from error
-    return torch
 
 
 def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
@@ -108,7 +95,7 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     parser.add_argument("--width", type=int, default=Recipe.width)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    _torch()
+    load_torch()
     settings, began_s = Settings.from_env(), time.perf_counter()
     loaded = load(chosen.model, EngineOptions(context=4096), settings)
     weights = require_cpu(loaded.parts.backend).weights

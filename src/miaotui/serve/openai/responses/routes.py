@@ -58,7 +58,7 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, ResponsesRequest)
-    model = services_of(http).models.find(body.model)
+    model = services_of(http).models.find(body.model, body.quality)
     tooling = read_tools(model.dialect, body)
     said = _said(http, body)
     first = [{"role": "system", "content": body.instructions}] if body.instructions else []

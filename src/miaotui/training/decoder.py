@@ -7,49 +7,101 @@ float32 it gives the oracle's logits.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import UnsupportedModelError
+from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
 Tensor = Any  # torch is an extra that may be missing
 Array = NDArray[np.float32]
+HEAD_ROWS = 512  # positions whose logits are in memory at a time
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """Options of a decoder that is trained: low-rank pairs beside the products in ``targets``, whose sum is scaled by
+    ``alpha / rank`` (None: by 2). With ``recompute`` activations of a layer are computed again in the backward pass
+    (Chen et al. 2016): less memory, a third more time.
+    """
+
+    alpha: float | None = None
+    targets: tuple[str, ...] = PRODUCTS
+    recompute: bool = False
+
+
+PLAIN = DecoderOptions()
 
 
 class TorchDecoder:
     """A decoder over texts of one length.
 
-    With ``rank`` 0 all weights are trained, else pairs of that rank beside layers' products (LoRA, Hu et al. 2021,
-    scaled by 2). ``dtype`` is that of products. Raises `UnsupportedModelError` for experts, latent attention, sinks and
-    models that restore masked tokens.
+    With ``rank`` 0 all weights are trained, else pairs of that rank beside products (LoRA, Hu et al. 2021).
+    ``dtype`` is that of products.
+    Raises `UnsupportedModelError` for experts, latent attention, sinks and models that restore masked tokens.
     """
 
     def __init__(
-        self, torch: Any, config: ModelConfig, weights: Mapping[str, Array], dtype: Any, rank: int = 0, seed: int = 0
+        self,
+        torch: Any,
+        config: ModelConfig,
+        weights: Mapping[str, Array],
+        dtype: Any,
+        rank: int = 0,
+        seed: int = 0,
+        options: DecoderOptions = PLAIN,
     ) -> None:
         if config.experts is not None or config.latent is not None or config.masked is not None or config.sinks:
             raise UnsupportedModelError(
                 "models with experts, latent attention or masked tokens are not trained here: choose a plain decoder"
             )
         self.torch, self.config, self._dtype, self._rank = torch, config, dtype, rank
+        self._recompute = options.recompute
+        self.scale = (2.0 if options.alpha is None else options.alpha / rank) if rank else 0.0
         self.weights: dict[str, Tensor] = {name: torch.from_numpy(np.array(weights[name])) for name in weights}
         self.pairs: dict[str, tuple[Tensor, Tensor]] = {}
         if rank:
             generator = torch.Generator().manual_seed(seed)
             for name, weight in self.weights.items():
-                if name.split(".")[-1] in PRODUCTS:
-                    first = torch.empty(rank, weight.shape[1]).normal_(0, 1 / math.sqrt(rank), generator=generator)
+                if name.startswith("layers.") and name.split(".")[-1] in options.targets:
+                    bound = 1 / math.sqrt(weight.shape[1])  # as PEFT begins
+                    first = torch.empty(rank, weight.shape[1]).uniform_(-bound, bound, generator=generator)
                     self.pairs[name] = first.requires_grad_(), torch.zeros(weight.shape[0], rank).requires_grad_()
         else:
             for weight in self.weights.values():
                 weight.requires_grad_()
+
+    def begin_with(self, pairs: Mapping[str, LowRankPair]) -> None:
+        """Take the pairs of an adapter as the first values of those that are trained; others stay without effect."""
+        for name, pair in pairs.items():
+            if name in self.pairs:
+                down, up = (self.torch.from_numpy(np.array(each)) for each in (pair.down, pair.up / self.scale))
+                self.pairs[name] = down.requires_grad_(), up.requires_grad_()
+
+    def low_rank(self) -> dict[str, LowRankPair]:
+        """Return the pairs as an adapter has them, scaled."""
+        return {
+            name: LowRankPair(a.detach().numpy().copy(), (b.detach() * self.scale).numpy())
+            for name, (a, b) in self.pairs.items()
+        }
+
+    @contextlib.contextmanager
+    def without_pairs(self) -> Iterator[None]:
+        """Compute the model itself meanwhile, without what its pairs add."""
+        scale, self.scale = self.scale, 0.0
+        try:
+            yield
+        finally:
+            self.scale = scale
 
     def trained(self) -> dict[str, Tensor]:
         """Return what is trained, by name."""
@@ -60,22 +112,18 @@ class TorchDecoder:
     def arrays(self) -> dict[str, Array]:
         """Return the weights by canonical name, low-rank pairs added to theirs."""
         with self.torch.no_grad():
-            added = {name: self._scale * (b @ a) for name, (a, b) in self.pairs.items()}
+            added = {name: self.scale * (b @ a) for name, (a, b) in self.pairs.items()}
             return {
                 name: (weight + added[name] if name in added else weight).detach().numpy()
                 for name, weight in self.weights.items()
             }
-
-    @property
-    def _scale(self) -> float:
-        return 2 / self._rank if self._rank else 0.0
 
     def states(self, tokens: Tensor) -> Tensor:
         """Return what the output matrix reads, ``[texts, n, hidden]``, of ``tokens [texts, n]``."""
         config = self.config
         x = self.weights["embed"][tokens] * config.embedding_scale
         for layer in range(config.n_layers):
-            x = self._layer(x, layer)
+            x = self._checkpointed(x, layer) if self._recompute else self._layer(x, layer)
         return self._norm(x, "final_norm")
 
     def logits(self, states: Tensor) -> Tensor:
@@ -85,6 +133,27 @@ class TorchDecoder:
             found = found + self.weights["head_bias"]
         cap = self.config.logit_softcap
         return self.torch.tanh(found / cap) * cap if cap else found
+
+    def losses(self, tokens: Tensor, counted: Tensor) -> Tensor:
+        """Return the negative log-likelihood (nats) of each token that is ``counted``, ``[m]``, text after text.
+
+        ``tokens [texts, n]``, ``counted [texts, n]`` bool; the first token of a text has no prediction. Logits of some
+        positions are in memory at a time, and computed again in the backward pass.
+        """
+        torch = self.torch
+        chosen = counted[:, 1:]
+        states, wanted = self.states(tokens)[:, :-1][chosen], tokens[:, 1:][chosen]
+        parts = [
+            torch.utils.checkpoint.checkpoint(self._losses, states[at : at + HEAD_ROWS], each, use_reentrant=False)
+            for at, each in zip(range(0, len(states), HEAD_ROWS), wanted.split(HEAD_ROWS), strict=False)
+        ]
+        return torch.cat(parts) if parts else states.sum() * torch.zeros(0)
+
+    def _losses(self, states: Tensor, wanted: Tensor) -> Tensor:
+        return self.torch.nn.functional.cross_entropy(self.logits(states), wanted, reduction="none")
+
+    def _checkpointed(self, x: Tensor, layer: int) -> Tensor:
+        return self.torch.utils.checkpoint.checkpoint(self._layer, x, layer, use_reentrant=False)
 
     def _layer(self, x: Tensor, layer: int) -> Tensor:
         config, prefix = self.config, f"layers.{layer}."
@@ -141,7 +210,7 @@ class TorchDecoder:
         found = self._product(x, self.weights[name])
         if name in self.pairs:
             a, b = self.pairs[name]
-            found = found + self._scale * self._product(self._product(x, a), b)
+            found = found + self.scale * self._product(self._product(x, a), b)
         bias = self.weights.get(name + "_bias")
         return found if bias is None else found + bias
 

@@ -1,0 +1,1 @@
+"""Merging of models: one set of weights from several, without training."""

@@ -1,0 +1,133 @@
+"""Tiers: the best one that keeps a deadline answers, never one below the floor, and the answer says which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import httpx
+import pytest
+from serving import Serving, serving
+
+from miaotui.config import Settings
+from miaotui.errors import DeadlineUnattainableError, RequestError
+from miaotui.serve.models import ObservedModel, ServedModels
+from miaotui.serve.ops.operations import Operations
+from miaotui.serve.tiers import NEAR_KL, TierGroup, read_tiers
+from miaotui.served_model import ServedModel
+from tiny_models import make_tiny_folder
+
+
+class Slow:
+    """A served model that can keep no deadline below a time."""
+
+    def __init__(self, model: ServedModel, least_ms: float) -> None:
+        self._model, self._least_ms = model, least_ms
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def submit_all(self, submissions: Any) -> Any:
+        wanted = list(submissions)
+        for _, _, options in wanted:
+            deadline = options.deadline
+            late = deadline is not None and deadline.on_late == "refuse" and (deadline.total_ms or 1e9) < self._least_ms
+            if late:
+                error = DeadlineUnattainableError("too slow", 1.0, self._least_ms)
+                if self._model.loop.observer is not None:
+                    self._model.loop.observer.refused(error)  # as the loop does
+                raise error
+        return self._model.submit_all(wanted)
+
+
+def _parts(models: Mapping[str, ServedModel]) -> Mapping[str, Any]:
+    least_ms = {"best": 50_000.0, "middle": 20_000.0, "small": 0.0}
+    served = ServedModels(cast("ServedModel", Slow(models[name], least_ms[name])) for name in least_ms)
+    group = TierGroup("chat", [served[name] for name in least_ms])
+    group.tiers = tuple(
+        type(tier)(tier.model, loss) for tier, loss in zip(group.tiers, (0.0, NEAR_KL, 0.4), strict=True)
+    )
+    served.add_tiers([group])
+    operations = Operations(served)
+    for model in models.values():
+        cast("ObservedModel", model).observe(operations.running)
+    return {"models": served, "operations": operations}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    folder = tmp_path_factory.mktemp("tiers")
+    places = {}
+    for seed, name in enumerate(("best", "middle", "small")):
+        places[name] = make_tiny_folder(folder, "llama", seed=seed)
+    with serving(places, Settings.from_env(), parts=_parts) as running:
+        yield running
+
+
+def _ask(server: Serving, **more: Any) -> httpx.Response:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "seed": 1, **more}
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("more", "tier"),
+    [
+        ({}, "best"),
+        ({"deadline_ms": 55_000}, "best"),
+        ({"deadline_ms": 40_000}, "middle"),
+        ({"deadline_ms": 15_000}, "small"),
+        ({"deadline_ms": 15_000, "quality": "any"}, "small"),
+        ({"deadline_ms": 40_000, "quality": "near"}, "middle"),
+        ({"deadline_ms": 15_000, "quality": "near", "on_late": "best_effort"}, "middle"),
+        ({"deadline_ms": 15_000, "quality": "exact", "on_late": "best_effort"}, "best"),
+    ],
+)
+def test_the_best_tier_that_keeps_the_deadline_answers(server: Serving, more: dict[str, Any], tier: str) -> None:
+    answer = _ask(server, **more).json()
+    assert (answer["deadline"]["tier"], answer["model"]) == (tier, "chat")
+    own = _ask(server, model=tier, **{name: more[name] for name in more if name != "deadline_ms"}).json()
+    assert own["choices"][0]["message"] == answer["choices"][0]["message"], "the tier's own answer"
+    assert "tier" not in own["deadline"]
+
+
+@pytest.mark.parametrize("quality", ["exact", "near"])
+def test_no_tier_below_the_floor_answers(server: Serving, quality: str) -> None:
+    refused = _ask(server, deadline_ms=15_000, quality=quality)
+    assert refused.status_code == 429
+    assert _ask(server, quality="best").status_code == 400
+
+
+def test_streams_and_the_list_know_tiers(server: Serving) -> None:
+    told = _ask(server, deadline_ms=15_000, stream=True).text
+    assert '"tier":"small"' in told.replace(" ", "")
+    listed = httpx.get(f"{server.url}/v1/models").json()["data"]
+    assert [each["id"] for each in listed] == ["best", "middle", "small", "chat"]
+
+
+def test_each_answer_and_refusal_is_counted_once(server: Serving) -> None:
+    def count(name: str, *labels: str) -> float:
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        found = [x for x in lines if x.startswith(name) and all(f'"{label}"' in x for label in labels)]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    before = count("vllm:request_success_total", "small"), count("miaotui_refused_total")
+    _ask(server, deadline_ms=15_000)
+    after = count("vllm:request_success_total", "small"), count("miaotui_refused_total")
+    assert after == (before[0] + 1, before[1])
+    _ask(server, deadline_ms=15_000, quality="near")
+    assert count("miaotui_refused_total") == before[1] + 1
+
+
+def test_words_that_are_wrong(server: Serving) -> None:
+    models = {name: server.hosts[name] for name in ("best", "small")}
+    for word, message in {
+        "chat": "expected NAME",
+        "chat=best": "2 to 8",
+        "chat=best,none": "no served model",
+        "best=best,small": "served here already",
+        "chat=best,": "expected NAME",
+    }.items():
+        with pytest.raises(RequestError, match=message):
+            read_tiers([word], models, [])
+    (group,) = read_tiers(["chat=best,small"], models, [])
+    assert [tier.loss for tier in group.tiers] == [0.0, None], "without a report card nothing is near"
