@@ -7,9 +7,10 @@ is there in all replicas or in none; a replica whose adapter has other numbers i
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class PoolAdapters(Adapters):
             rank, digest, loaded_s = next(iter(found.values()))
             loaded = LoadedAdapter(name, next(self._numbers), path, rank, digest, loaded_s)
             self._by_name[name] = loaded
+            self._run(self._catch_up(loaded, found.keys()))
         return loaded
 
     def unload(self, name: str) -> None:
@@ -79,13 +81,18 @@ class PoolAdapters(Adapters):
 
     async def bring(self, channel: Channel) -> str | None:
         """Have a new replica load all adapters; return why it may not join, None if it may."""
-        for adapter in tuple(self._by_name.values()):
-            try:
-                _, digest, _ = await _loaded(channel, adapter.name, adapter.path)
-            except MiaotuiError as error:
-                return f"it could not load the adapter {adapter.name!r}: {error}"
-            if digest != adapter.digest:
-                return f"its adapter {adapter.name!r} is another one ({digest:.12}… instead of {adapter.digest:.12}…)"
+        brought: set[int] = set()
+        while missing := [each for each in self._by_name.values() if each.number not in brought]:  # more may have come
+            for adapter in missing:
+                brought.add(adapter.number)
+                try:
+                    _, digest, _ = await _loaded(channel, adapter.name, adapter.path)
+                except MiaotuiError as error:
+                    return f"it could not load the adapter {adapter.name!r}: {error}"
+                if digest != adapter.digest:
+                    return (
+                        f"its adapter {adapter.name!r} is another one ({digest:.12}… instead of {adapter.digest:.12}…)"
+                    )
         return None
 
     def _find(self, name: str) -> LoadedAdapter:
@@ -96,7 +103,24 @@ class PoolAdapters(Adapters):
         return found
 
     def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._events).result(LOADED_S)
+        task = asyncio.run_coroutine_threadsafe(work, self._events)
+        try:
+            return task.result(LOADED_S)
+        except concurrent.futures.TimeoutError as error:
+            task.cancel()
+            raise OverloadedError(f"replicas did not answer within {LOADED_S:g} s: ask again", LOADED_S) from error
+
+    async def _catch_up(self, adapter: LoadedAdapter, loaded: Collection[str]) -> None:
+        """Have replicas that joined while others loaded an adapter load it too; give up those that cannot."""
+        for replica, channel in tuple(self._channels().items()):
+            if replica in loaded:
+                continue
+            try:
+                _, digest, _ = await _loaded(channel, adapter.name, adapter.path)
+            except MiaotuiError:
+                digest = ""
+            if digest != adapter.digest:
+                channel.abandon()  # when it comes back, `bring` says why it may not join
 
     async def _load_everywhere(self, name: str, path: Path) -> dict[str, tuple[int, str, int]]:
         channels = dict(self._channels())
