@@ -172,7 +172,7 @@ class Replica:
     async def _pieces(self, request: Request, known: int) -> AsyncGenerator[Message, None]:
         """Yield the first token at once, then what came within `GATHER_S`, then the rest with the end.
 
-        A message takes some tenths of a millisecond of processor time on its way, as much as the token of a small model.
+        A message takes some tenths of a millisecond of processor time on its way, more than some tokens do.
         """
         ready = taken(request.predicted_ms, request.ending.max_tokens if request.shortened else None)
         ids: list[int] = []

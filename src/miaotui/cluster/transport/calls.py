@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 from collections.abc import AsyncGenerator
 
 from miaotui.cluster.messages import Message
 from miaotui.errors import ReplicaLostError
 
+LOG = logging.getLogger("miaotui.cluster")
 LINE_BYTES = 1 << 26  # of one message
 _ENDS = ("end", "error")
 
@@ -117,8 +119,13 @@ class Calls:
                 pieces = self._waiting.get(reply["number"])
                 if pieces is not None:
                     pieces.put_nowait(reply["piece"])
-        except OSError:  # reset, or gone from the network
-            pass
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:  # reset, gone from the network, or no replica's lines
+            LOG.info("%s: %s: %s", self._place, type(error).__name__, error)
         finally:
             self._lose()
 
