@@ -13,7 +13,6 @@ pytest.importorskip("jax", reason="JAX is not installed: pip install 'miaotui[ja
 
 import miaotui
 from miaotui.backends.jax.build import assemble
-from miaotui.backends.jax.program import levels_of_proof
 from miaotui.backends.options import EngineOptions
 from miaotui.errors import RequestError, UnsupportedModelError
 from miaotui.model.oracle import Oracle
@@ -80,9 +79,3 @@ def test_answers_are_those_of_the_reference(tmp_path: Path) -> None:
         miaotui.load(make_tiny_folder(tmp_path, "gemma4"), backend="jax")
     with pytest.raises(UnsupportedModelError, match="restore masked tokens"):
         miaotui.load(make_masked_folder(tmp_path, "bd3lm"), backend="jax")
-
-
-def test_the_program_is_lowered_where_no_device_is() -> None:
-    config = tiny_config("llama")
-    found = levels_of_proof(config, tiny_weights(config))
-    assert found == {"cpu": "executed", "cuda": "lowered", "rocm": "lowered", "tpu": "lowered"}
