@@ -72,7 +72,7 @@ class Meter:
     def __init__(self, hosted: ObservedModel, streams: int) -> None:
         self._streams = streams
         self.runs: list[tuple[float, float, int]] = []  # begin, end and passes of all streams' runs
-        self._backend = cast(Any, hosted.loop.engine.backend)
+        self._backend = cast("Any", hosted.loop.engine.backend)
         self._run = self._backend.run
         setattr(self._backend, "run", self._timed)  # noqa: B010  (counted here while it runs)
 
