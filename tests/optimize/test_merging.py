@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from miaotui.config import Settings
-from miaotui.errors import MiaotuiError, ModelFormatError, RequestError, UnsupportedModelError
+from miaotui.errors import CacheError, MiaotuiError, ModelFormatError, RequestError, UnsupportedModelError
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
@@ -263,3 +264,12 @@ def test_models_that_do_not_fit_are_refused_before_any_work(models: list[Path], 
 def test_recipes_that_contradict_themselves(values: dict[str, Any], message: str) -> None:
     with pytest.raises(MiaotuiError, match=message):
         MergeRecipe(**values)
+
+
+def test_a_full_disk_is_noticed_before_the_work(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(CacheError, match="free"):
+        merge(MergeRecipe("linear", tuple(map(str, models[:2]))), tmp_path / "out", Settings.from_env())
+    assert not list(tmp_path.glob("out*"))
