@@ -47,13 +47,8 @@ class TierGroup:
     def __init__(self, name: str, models: Sequence[ServedModel]) -> None:
         if not 2 <= len(models) <= MOST_TIERS:
             raise RequestError(f"--tiers {name}: expected 2 to {MOST_TIERS} models, the best first, not {len(models)}")
+        require_one_tokenizer("--tiers", name, models)
         first = models[0]
-        for each in models[1:]:
-            if (
-                not same_tokens(first.tokenizer, each.tokenizer)
-                or first.grammars.vocab_size != each.grammars.vocab_size
-            ):
-                raise RequestError(f"--tiers {name}: {each.name} has another tokenizer than {first.name}")
         self.name = name
         self.tiers = (Tier(first, 0.0), *(Tier(each, _loss(each)) for each in models[1:]))
 
@@ -191,6 +186,15 @@ def read_tiers(words: Iterable[str], models: Mapping[str, ServedModel], taken: I
             raise RequestError(f"--tiers {word!r}: {unknown[0]} is no served model: {', '.join(models)}")
         found[name] = TierGroup(name, [models[each] for each in names])
     return list(found.values())
+
+
+def require_one_tokenizer(option: str, name: str, models: Sequence[ServedModel]) -> None:
+    """Raise `RequestError` for models whose prompts are not the same tokens."""
+    first = models[0]
+    for each in models[1:]:
+        sizes = {first.grammars.vocab_size, each.grammars.vocab_size}
+        if len(sizes) > 1 or not same_tokens(first.tokenizer, each.tokenizer):
+            raise RequestError(f"{option} {name}: {each.name} has another tokenizer than {first.name}")
 
 
 def _refusing(options: RequestOptions) -> RequestOptions:
