@@ -202,8 +202,10 @@ def test_a_killed_run_ends_as_another(tmp_path: Path) -> None:
     running.wait()
     assert 5 <= _step(state) < 60
     assert not (tmp_path / "killed").exists()
+    recipe = FinetuneRecipe(rank=4, steps=60, batch=4, length=64)
     for name in ("killed", "whole"):
-        subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True)
+        files = FinetuneFiles(general=general)
+        Finetuning(str(base), [data], tmp_path / name, recipe, files, save_every=5).run()
     killed, whole = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("killed", "whole"))
     assert all(np.array_equal(killed[each], whole[each]) for each in whole)
 

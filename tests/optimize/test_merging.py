@@ -218,6 +218,14 @@ def test_added_tokens_are_joined(models: list[Path], tmp_path: Path) -> None:
         assert made.config.vocab_size == 321
 
 
+def test_what_a_killed_run_left_is_not_in_the_result(models: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "model.safetensors.1-a.part").write_bytes(b"half")
+    merge(MergeRecipe("linear", tuple(map(str, models[:2]))), tmp_path / "out", Settings.from_env())
+    assert not (tmp_path / "out.part").exists()
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
 def test_models_that_do_not_fit_are_refused_before_any_work(models: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     wide = make_tiny_folder(tmp_path, "llama", seed=8, intermediate_size=160)

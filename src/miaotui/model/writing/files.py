@@ -60,7 +60,9 @@ def write_like(
             write_whole(out, "the model", lambda target: write_gguf(target, head, sizes, pieces))
         return out
     stored = read_safetensors(model)
-    part = make_folder(out.with_name(f"{out.name}.part"))
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    make_folder(part)
     try:
         require_room(part, needed)
         copy_companions(model, part)
