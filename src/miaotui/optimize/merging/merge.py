@@ -75,7 +75,7 @@ class _Merge:
     def sizes(self) -> Mapping[str, tuple[BlockType, tuple[int, ...]]]:
         """Return type and shape of each tensor that is written."""
         found = {}
-        for name, tensor in self._layout.stored.items():
+        for name, tensor in self._layout.written():
             kind, shape = tensor.kind, tensor.shape
             if self._layout.holds(name):
                 wanted = KINDS.get(self._recipe.dtype or "")
