@@ -7,17 +7,18 @@ then still differs from the engine is the order of float32 sums.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.linear.formats import padded_rows
 from miaotui.kernels.linear.packed_blocks import unpack, values
 from miaotui.model.config import ModelConfig
+from miaotui.model.formulas import softcapped
 from miaotui.model.head_layout import HeadLayout
-from miaotui.model.oracle import Oracle, softcapped
-from miaotui.model.packed import SMALL_PARTS, Matrix, PackedModel
+from miaotui.model.oracle import Heads, Oracle
+from miaotui.model.packed import NUMBERS, SMALL_PARTS, Matrix, PackedModel
 from miaotui.model.reading.names import tensor_shapes
 
 Array = NDArray[np.float32]
@@ -31,31 +32,37 @@ def unpacked(config: ModelConfig, weights: PackedModel) -> dict[str, Array]:
 def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[int, ...]) -> Array:
     prefix, _, part = name.rpartition(".")
     prefix += "." if prefix else ""
-    layout = HeadLayout(config)
-    queries, keys = padded_rows(config.n_heads * layout.dim), padded_rows(config.n_kv_heads * layout.dim)
+    layer = int(prefix.split(".")[1]) if prefix else 0
+    layout = HeadLayout(config.at(layer))
+    queries, keys, _ = layout.part_widths
     starts = {"q": 0, "k": queries, "v": queries + keys} if config.latent is None else {"q": 0, "k": 0, "v": keys}
 
     def heads(rows: Array) -> Array:
         """The rows of a part that hold values of heads, in the order of the values."""
         letter, start = part[0], starts[part[0]]
-        places = layout.values if letter == "v" else layout.keys(int(prefix.split(".")[1]))
+        places = layout.values if letter == "v" else layout.keys(layer)
         if letter == "k" and config.latent is not None:
             places = np.where(places < config.rope.dim, -1, places)
         inside = np.argsort(places)[np.count_nonzero(places < 0) :]
         first = np.arange(0, shape[0] // len(inside)) * layout.dim + start
-        return rows[(first[:, None] + inside).reshape(-1)]
+        found: NDArray[np.float32] = rows[(first[:, None] + inside).reshape(-1)]
+        return found
 
-    if len(shape) == 1:
+    if len(shape) == 1 or part in NUMBERS:
         of_heads = part.endswith("_bias") and part[0] in starts and part[1] == "_"
-        return heads(weights.vector(prefix + "qkv_bias")) if of_heads else _vector(weights, prefix, part)[: shape[0]]
-    joined = "qkv" if config.latent is None else "q" if part == "q" else "kv"
+        return (
+            heads(weights.vector(prefix + "qkv_bias"))
+            if of_heads
+            else _vector(weights, prefix, part)[: math.prod(shape)].reshape(shape)
+        )
+    joined = ("qkv" if config.has_keys(layer) else "q") if config.latent is None else "q" if part == "q" else "kv"
     if part in starts and prefix + joined in weights:
         return heads(matrix_values(weights.matrix(prefix + joined)))
     if config.latent is not None and part in SMALL_PARTS:
         return _small(weights.matrix(prefix + "latent"), config, part)
     kind, _, side = part.rpartition("_")
-    if side in ("gate", "up") and config.gated:
-        kind += "_" if kind else ""
+    kind += "_" if kind else ""
+    if side in ("gate", "up") and f"{prefix}{kind}gate_up" in weights:
         both = matrix_values(weights.matrix(f"{prefix}{kind}gate_up")).reshape(-1, 2, 32, shape[1])
         return both[:, int(side == "up")].reshape(-1, shape[1])[: shape[0]]
     if part == "shared_router":  # a unit of its own, behind the router's
@@ -101,16 +108,25 @@ class PackedOracle(Oracle):
             logits = logits + self._weights["head_bias"][: logits.shape[1]]
         return softcapped(logits, self.config.logit_softcap)
 
-    def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Array, Array]:
-        """Queries, keys and values, the latter as the pages hold them."""
-        queries, keys, values_ = super().project(x, layer, positions)
+    def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Heads | None]:
+        """Queries, and keys and values as the pages hold them."""
+        queries, own = super().project(x, layer, positions)
+        if own is None:
+            return queries, None
+        keys, values_ = own
         if self.config.rotated_qk_norm:  # the pages hold keys without the norm's weights
             weights = self._weights[f"layers.{layer}.k_norm"]
-            return queries, self._stored(keys / weights) * weights, self._stored(values_)
-        return queries, self._stored(keys), self._stored(values_)
+            return queries, Heads(self._stored(keys / weights) * weights, self._stored(values_))
+        return queries, Heads(self._stored(keys), self._stored(values_))
 
     def _linear(self, x: Array, name: str, part: int = 0, parts: int = 1) -> Array:
         return super()._linear(rounded_groups(x), name, part, parts)
+
+    def _router_logits(self, x: Array, name: str) -> Array:
+        """The router reads floats, and what an adapter adds rounded ones."""
+        logits = super()._router_logits(x, name)
+        pair = self._adapter.get(name)
+        return logits if pair is None else logits + pair.product(rounded_groups(x)) - pair.product(x)
 
     def _stored(self, heads: Array) -> Array:
         """Keys or values ``[n, heads, dim]`` as the pages hold them."""

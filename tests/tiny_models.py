@@ -21,6 +21,7 @@ from miaotui.model.reading.architectures import Architecture
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.from_hf import LAYER_NAMES, OUTER_NAMES, POST_NORM_NAMES, config_from_hf
 from miaotui.model.reading.names import tensor_shapes
+from tiny_gemma import gemma_metadata, outer_tensors
 from tiny_latent import latent_metadata, take_latent_tensors
 from tiny_mixtures import (
     GGUF_NAME_OF,
@@ -54,7 +55,7 @@ def tiny_weights(config: ModelConfig, seed: int = 0) -> dict[str, Array]:
 
 def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Array:
     values = rng.standard_normal(shape, dtype=np.float32)
-    if "norm" in name and not name.endswith("_bias"):
+    if ("norm" in name or name.endswith(".scale")) and not name.endswith("_bias"):
         return 1 + np.round(values * 50) / 256  # exact after subtracting and adding 1
     if len(shape) == 1:
         return np.float32(0.3) * values
@@ -85,6 +86,7 @@ def _hf_tensors(config: ModelConfig, architecture: Architecture, seed: int) -> I
     outer = {**OUTER_NAMES, **architecture.outer_names}
     for name in {"embed", "final_norm", "head", "final_norm_bias", "head_bias"} & weights.keys():
         yield _with_ending(name, outer), weights[name]
+    yield from outer_tensors(weights, config, architecture, is_gguf=False)
     names = {**LAYER_NAMES, **(POST_NORM_NAMES if architecture.post_norms else {}), **architecture.names}
     for layer in range(config.n_layers):
         get = {n.split(".")[2]: w for n, w in weights.items() if n.startswith(f"layers.{layer}.")}
@@ -119,6 +121,8 @@ def _file_weights(config: ModelConfig, architecture: Architecture, seed: int) ->
 
 
 def _with_ending(name: str, names: dict[str, str]) -> str:
+    if name in ("altup_scale", "scale"):
+        return names[name]
     return f"{names[name.removesuffix('_bias')]}.{'bias' if name.endswith('_bias') else 'weight'}"
 
 
@@ -158,7 +162,7 @@ def make_tiny_gguf(folder: Path, variant: str, seed: int = 0, kind: str = "F32",
         _add(writer, key, value)
     block = GGMLQuantizationType[kind]
     for key, weights in _gguf_tensors(values, config, architecture, seed):
-        if weights.ndim > 1 and "ffn_gate_inp" not in key and not key.endswith(".bias"):
+        if weights.ndim > 1 and "ffn_gate_inp" not in key and "altup_" not in key and not key.endswith(".bias"):
             writer.add_tensor(key, quants.quantize(weights, block), raw_dtype=block)
         else:
             writer.add_tensor(key, weights)
@@ -186,7 +190,7 @@ def _gguf_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
     """What llama.cpp's converter would write for this ``config.json``."""
     metadata: dict[str, Any] = {
         "block_count": config.n_layers,
-        "context_length": values["max_position_embeddings"],
+        "context_length": config.context_length,
         "embedding_length": config.hidden_size,
         "feed_forward_length": config.ffn_size,
         "attention.head_count": config.n_heads,
@@ -203,8 +207,11 @@ def _gguf_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
         metadata["use_parallel_residual"] = values["use_parallel_residual"]
     for key, value in MULTIPLIERS.get(architecture.name, {}).items():
         metadata[key] = value
+    if config.alibi:
+        metadata["attention.max_alibi_bias"] = 8.0
     metadata |= gguf_expert_metadata(config)
     metadata |= latent_metadata(config, values.get("rope_scaling", {}))
+    metadata |= gemma_metadata(values, config)
     if "sliding_window" in values:
         metadata["attention.sliding_window"] = values["sliding_window"]
     if values.get("max_window_layers") is not None:
@@ -238,6 +245,9 @@ def _gguf_tensors(
     outer = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
     for name in {"embed", "final_norm", "head", "final_norm_bias", "head_bias"} & weights.keys():
         yield _with_ending(name, outer), weights[name]
+    yield from outer_tensors(weights, config, architecture, is_gguf=True)
+    if config.rope.freq_factors and config.local_rope:
+        yield "rope_freqs.weight", np.array(config.rope.freq_factors, np.float32)
     scaling = values.get("rope_scaling", {})
     if scaling.get("rope_type") == "llama3":
         plain = config.rope.theta ** (-np.arange(0, config.rope.dim, 2) / config.rope.dim)

@@ -101,7 +101,7 @@ def decode_rate(llm: LLM, adapters: Sequence[str | None], tokens: int) -> float:
             for number, adapter in enumerate(adapters)
         ),
     )
-    return sum(answer.timing.decode_tokens_per_s for answer in answers)
+    return float(sum(answer.timing.decode_tokens_per_s for answer in answers))
 
 
 def prompt_rate(llm: LLM, adapter: str | None, turn: int) -> float:

@@ -65,16 +65,21 @@ def random_model(vocabulary: Path, folder: Path, shape_name: str, layers: int, n
         n_vocab = copy_vocabulary(reader, writer)
         write_shape(writer, shape, n_vocab)
         for matrix, rows, columns in matrices(shape, n_vocab):
-            kind = Kind[type_for(name, columns)]
+            kind = kind_of(type_for(name, columns))
             writer.add_tensor(matrix, random_blocks(rng, kind, rows, columns), raw_dtype=kind)
         for norm in norms(shape):
             writer.add_tensor(norm, np.ones(shape.hidden, np.float32))
     return target
 
 
+def kind_of(name: str) -> Kind:
+    """Return the type of this name, as files number it."""
+    return Kind.__members__[name]
+
+
 def type_for(name: str, columns: int) -> str:
     """Return the type of rows of ``columns`` weights in a file of type ``name``."""
-    if columns % gguf.GGML_QUANT_SIZES[Kind[name]][0] == 0:
+    if columns % gguf.GGML_QUANT_SIZES[kind_of(name)][0] == 0:
         return name
     return NARROW.get(name, "IQ4_NL")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from benchmarks.decode.block_files import Kind, random_blocks
+from benchmarks.decode.block_files import kind_of, random_blocks
 from benchmarks.peers.models import ModelFile, copy_vocabulary, describe, writing
 
 ARCHITECTURE = "qwen3moe"
@@ -42,12 +42,11 @@ def random_experts(vocabulary: Path, folder: Path, layers: int, name: str, shape
     target = folder / f"random-qwen3-30b-a3b-{layers}.{name}.gguf"
     if target.exists():
         return target
-    reader, rng, kind = gguf.GGUFReader(vocabulary), np.random.default_rng(20_262), Kind[name]
+    reader, rng, kind = gguf.GGUFReader(vocabulary), np.random.default_rng(20_262), kind_of(name)
     with writing(target, ARCHITECTURE) as writer:
         n_vocab = copy_vocabulary(reader, writer)
         _describe(writer, shape, layers)
-        for matrix, *dimensions in _matrices(shape, layers, n_vocab):
-            *outer, columns = dimensions
+        for matrix, (*outer, columns) in _matrices(shape, layers, n_vocab):
             blocks = random_blocks(rng, kind, int(np.prod(outer)), columns)
             writer.add_tensor(matrix, blocks.reshape(*outer, -1), raw_dtype=kind)
         for layer in range(layers):
@@ -84,18 +83,18 @@ def _describe(writer: gguf.GGUFWriter, shape: ExpertsShape, layers: int) -> None
     writer.add_rope_dimension_count(shape.head_dim)
 
 
-def _matrices(shape: ExpertsShape, layers: int, n_vocab: int) -> Iterator[tuple[str | int, ...]]:
-    yield "token_embd.weight", n_vocab, shape.hidden
+def _matrices(shape: ExpertsShape, layers: int, n_vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "token_embd.weight", (n_vocab, shape.hidden)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     for layer in range(layers):
         prefix = f"blk.{layer}."
-        yield prefix + "attn_q.weight", queries, shape.hidden
-        yield prefix + "attn_k.weight", keys, shape.hidden
-        yield prefix + "attn_v.weight", keys, shape.hidden
-        yield prefix + "attn_output.weight", shape.hidden, queries
-        yield prefix + "ffn_gate_exps.weight", shape.experts, shape.size, shape.hidden
-        yield prefix + "ffn_up_exps.weight", shape.experts, shape.size, shape.hidden
-        yield prefix + "ffn_down_exps.weight", shape.experts, shape.hidden, shape.size
+        yield prefix + "attn_q.weight", (queries, shape.hidden)
+        yield prefix + "attn_k.weight", (keys, shape.hidden)
+        yield prefix + "attn_v.weight", (keys, shape.hidden)
+        yield prefix + "attn_output.weight", (shape.hidden, queries)
+        yield prefix + "ffn_gate_exps.weight", (shape.experts, shape.size, shape.hidden)
+        yield prefix + "ffn_up_exps.weight", (shape.experts, shape.size, shape.hidden)
+        yield prefix + "ffn_down_exps.weight", (shape.experts, shape.hidden, shape.size)
 
 
 def _norms(shape: ExpertsShape, layers: int) -> Iterator[tuple[str, int]]:

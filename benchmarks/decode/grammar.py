@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.machine import Strangers, describe
@@ -87,9 +87,8 @@ def compare(
     grammar = from_schema(FRIENDS)
     for repetition in range(-1, rounds):  # the first warms everything up
         for temperature in (0.0, 0.8):
-            common = {"max_tokens": tokens, "temperature": temperature, "seed": repetition + 1}
-            free = SamplingParams(**common, ignore_eos=True)
-            masked = SamplingParams(**common)
+            masked = SamplingParams(max_tokens=tokens, temperature=temperature, seed=repetition + 1)
+            free = replace(masked, ignore_eos=True)
             kind = "greedy" if temperature == 0 else "sampled"
             p50_ms = []
             for name, params in (("free", free), ("masked", masked)):

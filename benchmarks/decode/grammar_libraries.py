@@ -93,10 +93,11 @@ class Vocabulary:
 def with_llguidance(vocabulary: Vocabulary) -> Start:
     from llguidance import LLMatcher, LLTokenizer
 
-    view = LLTokenizer(vocabulary, n_vocab=len(vocabulary.words), eos_token=vocabulary.ends)
+    read: Any = vocabulary  # the library reads its attributes
+    view = LLTokenizer(read, n_vocab=len(vocabulary.words), eos_token=vocabulary.ends)
     room = bytearray((len(vocabulary.words) + 31) // 32 * 4)
     address = ctypes.addressof(ctypes.c_char.from_buffer(room))
-    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    options: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
     def start(schema: str) -> tuple[Callable[[], Any], Callable[[int], bool]]:
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)

@@ -90,11 +90,13 @@ def run(runner: onnxruntime.InferenceSession, tokens: list[int], types: list[int
     given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.array([types], np.int64)}
     names = [each.name for each in runner.get_inputs()]
     found: np.ndarray = runner.run(None, {name: given[name] for name in names})[0]
-    return found.reshape(-1, found.shape[-1])
+    rows: np.ndarray = found.reshape(-1, found.shape[-1])
+    return rows
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    found: np.ndarray = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return found
 
 
 def without_integers(model: Any) -> Any:

@@ -17,7 +17,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def main() -> None:
     args = _arguments()
     peers = Peers(args.peers)
     gguf = models.smollm2_q4_0(args.source or _default_source(), peers.models)
-    makers = {
+    makers: dict[str, Callable[[], Kind | None]] = {
         OURS: lambda: ours(gguf, args.threads),
         LLAMA_CPP: lambda: llama_cpp(peers, gguf, args.threads),
         OPENVINO: lambda: openvino(peers, gguf, args.threads),
@@ -150,7 +150,7 @@ def _capacity(server: Server, args: argparse.Namespace) -> float:
     seconds = args.seconds / 2
     found = _closed(server, args, people=2 * STREAMS, seconds=seconds, salt="capacity")
     begun = seconds / 4  # by then all that run began at different times
-    return sum(begun <= each["done_s"] < seconds for each in found) / (seconds - begun)
+    return float(sum(begun <= each["done_s"] < seconds for each in found) / (seconds - begun))
 
 
 def _ask(source: random.Random, prompt: tuple[int, int] = PROMPT) -> Ask:

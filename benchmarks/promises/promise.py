@@ -27,8 +27,8 @@ from typing import Any
 
 from benchmarks.machine import Strangers, describe
 from benchmarks.places import ROOT, SUBJECTS
-from benchmarks.promises.goodput_report import OURS, quantile
-from benchmarks.promises.goodput_servers import Kind, Server
+from benchmarks.promises.goodput_report import quantile
+from benchmarks.promises.goodput_servers import OURS, Kind, Server
 from miaotui.bench.report import aligned
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.87, 0.95)
@@ -114,7 +114,7 @@ def _server(args: argparse.Namespace, log: Path) -> Server:
     model = args.model or "smollm2-135m"
     options = [f"bench={model}", "--threads", str(args.threads), *args.serve]
     command = [args.python, "-m", "miaotui", "serve", *options]
-    return Server(Kind(OURS, lambda port: [*command, "--port", str(port)], "/", "/ready", dict), log)
+    return Server(Kind(OURS, lambda port: [*command, "--port", str(port)], "/", "/ready", lambda *_: {}), log)
 
 
 def _idle(args: argparse.Namespace, log: Path) -> list[dict[str, Any]]:

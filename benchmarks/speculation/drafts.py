@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +62,8 @@ def questions(index: SuffixIndex, made: NDArray[np.int64], rng: np.random.Genera
         reader = SuffixIndex(PROMPT)
         known = made[rng.integers(0, len(made))][:PROMPT]
         reader.extend(known if number % 2 else rng.permutation(known))
-        took.append(timed(lambda reader=reader: index.follow(reader, most=1)))
-        found += bool(index.follow(reader, most=1))
+        took.append(timed(partial(index.find, reader, most=1)))
+        found += bool(index.find(reader, most=1))
     return took, found / QUESTIONS
 
 
@@ -71,8 +72,13 @@ def one_request(made: NDArray[np.int64]) -> float:
     text = SuffixIndex(4000)
     text.extend(made[:4].reshape(-1)[:1000])
     took = []
+
+    def take_in(token: int) -> None:
+        text.extend([token])
+        text.find(text, most=1)
+
     for token in made[4:12].reshape(-1).tolist():
-        took.append(timed(lambda token=token: (text.extend([token]), text.follow(text, most=1))))
+        took.append(timed(partial(take_in, token)))
     return float(np.median(took))
 
 

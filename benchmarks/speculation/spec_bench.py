@@ -33,6 +33,7 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.hub.resolve import resolve
 from miaotui.runtime import load_model
+from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.head import head_for
 from miaotui.speculation.drafters.suffix import suffix_speculation
 from miaotui.speculation.policy import RowCost
@@ -167,11 +168,10 @@ def run_all(
 def _pair(task: str, plain: Request, drafted: Request, passes: int) -> Pair:
     one, other = plain.completion(), drafted.completion()
     tokens = len(one.token_ids) - 1
-    spans = [tokens / each.timing.decode_tokens_per_s if tokens else 0.0 for each in (one, other)]
+    plain_s, drafted_s = (tokens / each.timing.decode_tokens_per_s if tokens else 0.0 for each in (one, other))
     same = (one.token_ids, one.text, one.finish_reason) == (other.token_ids, other.text, other.finish_reason)
-    return Pair(
-        task, tokens, *spans, one.timing.total_s, other.timing.total_s, runs_in_circles(one.token_ids), same, passes
-    )
+    whole_s, drafted_whole_s, loops = one.timing.total_s, other.timing.total_s, runs_in_circles(one.token_ids)
+    return Pair(task, tokens, plain_s, drafted_s, whole_s, drafted_whole_s, loops, same, passes)
 
 
 def summary(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
@@ -210,7 +210,7 @@ def measure(bench: Bench, questions: Sequence[Question], temperature: float, war
         questions = [replace(question, turns=question.turns[:1]) for question in questions]
         bench.remember(questions, warm, temperature)
     bench.disturbed, started = 0, time.perf_counter()
-    pairs = []
+    pairs: list[Pair] = []
     for number, question in enumerate(questions, 1):
         namespace = None if warm is None else HISTORY
         pairs += bench.pairs(question, bench.params(temperature), namespace)
@@ -264,7 +264,7 @@ def main() -> None:
     questions = sample(read_questions(chosen.data), chosen.sample)
     bench = Bench(chosen.model, chosen.threads, chosen.max_tokens, not chosen.no_head)
     speculation = bench.drafted.speculation
-    assert speculation is not None, "the drafted engine has it"
+    assert isinstance(speculation, Speculation), "the drafted engine has it"
     if chosen.free:
         speculation.cost = Free()
     list(bench.pairs(questions[0], bench.params(0.0), None))  # warms the machine up

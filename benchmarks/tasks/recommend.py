@@ -17,7 +17,8 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,15 @@ def implicit_als(train: EventLog) -> Iterator[tuple[str, Scores]]:
         )
         model.fit(matrix, show_progress=False)
         users, items = np.asarray(model.user_factors), np.asarray(model.item_factors)
-        yield f"implicit ALS {factors}", lambda user, users=users, items=items: items @ users[user]
+        yield f"implicit ALS {factors}", partial(_products, users, items)
+
+
+def _part(raw: Mapping[int, Sequence[Any]], place: int, user: int) -> Any:
+    return raw[user][place]
+
+
+def _products(users: Any, items: Any, user: int) -> Any:
+    return items @ users[user]
 
 
 def measured(scores: Scores, histories: list[Any], wanted: dict[int, Any]) -> dict[str, Any]:
@@ -169,9 +178,7 @@ def run_split(log: EventLog, texts: list[str], vectors: ItemVectors, split: str,
     print(f"penalty {fitted.penalty:g}\n{'':18}nDCG@10  (95%)            recall@10  coverage")
     parts, weights = fitted.parts, np.array(fitted.weights, np.float32)
     raw = {user: parts.raw(histories[user]) for user in wanted}
-    ranked: list[tuple[str, Scores]] = [
-        (name, lambda user, place=place: raw[user][place]) for place, name in enumerate(PARTS)
-    ]
+    ranked: list[tuple[str, Scores]] = [(name, partial(_part, raw, place)) for place, name in enumerate(PARTS)]
     ranked += implicit_als(train)
     ranked.append(("fusion", lambda user: weights @ standard(raw[user], histories[user].places)))
     found: dict[str, Any] = {}

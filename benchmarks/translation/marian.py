@@ -89,7 +89,7 @@ def hostile(count: int, threads: int) -> dict[str, Any]:
         start_s = time.perf_counter()
         found = model.translate(texts)
         seconds = time.perf_counter() - start_s
-    written = [(text, each.text) for text, each in zip(texts, found, strict=True) if each.error is None]
+    written = [(text, each.text) for text, each in zip(texts, found, strict=True) if each.text is not None]
     bad = {"loops": [pair for pair in written if loops(*pair)], "echoes": [pair for pair in written if echoed(*pair)]}
     return {"texts": len(texts), "errors": len(texts) - len(written), **bad, "seconds": seconds}
 

@@ -187,7 +187,12 @@ def write_model(folder: Path, shape: Shape) -> None:
             file.write(_text(alias) + _text(name))
     words = [*SPECIAL, *(f"▁w{number}" for number in range(shape.vocab - len(SPECIAL)))]
     (folder / "shared_vocabulary.json").write_text(json.dumps(words))
-    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "decoder_start_token": "<s>"}
+    config: dict[str, Any] = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "decoder_start_token": "<s>",
+    }
     config |= {"add_source_bos": False, "add_source_eos": False, "layer_norm_epsilon": 1e-5}
     (folder / "config.json").write_text(json.dumps(config))
 

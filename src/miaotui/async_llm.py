@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.closing import AsyncClosing
-from miaotui.engine.all_logits import all_logits
 from miaotui.engine.reading import readers
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.llm import Facade, read_options, scores_of
@@ -147,8 +146,7 @@ class AsyncLLM(Facade, AsyncClosing):
 
     async def logits(self, token_ids: Prompt) -> NDArray[np.float32]:
         """Compute the logits after each of the tokens, see `LLM.logits`."""
-        loop, tokens = self.loop, self._reader.tokens(token_ids)
-        return await asyncio.to_thread(loop.between_steps, lambda: all_logits(loop.engine.backend, tokens))
+        return await asyncio.to_thread(self.loop.logits, self._reader.tokens(token_ids))
 
     async def load_adapter(self, name: str, path: str | os.PathLike[str]) -> LoadedAdapter:
         """Load a low-rank adapter, see `LLM.load_adapter`."""

@@ -14,6 +14,7 @@ from miaotui.errors import MissingLibraryError
 
 EXTRAS = {
     "av": "speech",
+    "jax": "jax",
     "opencc": "speech",
     "python_multipart": "speech",
     "websockets": "speech",

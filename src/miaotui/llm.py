@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from miaotui.backends.options import EngineOptions
 from miaotui.closing import Closing, LoopHolder
-from miaotui.engine.all_logits import all_logits
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.reading.readers import DeltaStream, whole
 from miaotui.engine.sampling.logprobs import score_of
 from miaotui.engine.speculator import SourceReport
@@ -113,16 +112,14 @@ def read_options(speculate: bool, *, format: str | None, **options: Any) -> Mode
     return ModelOptions(engine, speculate)
 
 
-class Facade(LoopHolder[EngineLoop]):
+class Facade(LoopHolder[ModelLoop]):
     """Base of `LLM` and `AsyncLLM`: one loop, its model, and the numbers that need no waiting.
 
     With ``owns_loop`` the loop is closed when this object is dropped. Calls that name no adapter go through
     ``adapter``.
     """
 
-    def __init__(
-        self, loop: EngineLoop, *, owns_loop: bool = False, adapter: LoadedAdapter | str | None = None
-    ) -> None:
+    def __init__(self, loop: ModelLoop, *, owns_loop: bool = False, adapter: LoadedAdapter | str | None = None) -> None:
         super().__init__(loop, owns_loop=owns_loop)
         self._reader = SubmissionReader(loop.model, adapter)
         self.config: ModelConfig = loop.model.config
@@ -285,8 +282,7 @@ class LLM(Closing, Facade):
         Raises `RequestError` for tokens that the model does not have, `PromptTooLongError` for more than the context
         holds.
         """
-        loop, tokens = self.loop, self._reader.tokens(token_ids)
-        return loop.between_steps(lambda: all_logits(loop.engine.backend, tokens))
+        return self.loop.logits(self._reader.tokens(token_ids))
 
     def load_adapter(self, name: str, path: str | os.PathLike[str]) -> LoadedAdapter:
         """Load a low-rank adapter, PEFT's folder or a GGUF file, which calls then choose by ``adapter=name``.

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.grammar.constraint import Grammars
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.tokenizers.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ class ServedModel(Protocol):
         """Return the compiled grammars of its answers."""
 
     @property
-    def loop(self) -> EngineLoop:
+    def loop(self) -> ModelLoop:
         """Return the loop that runs it, for health, metrics, and applications in threads."""
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions) -> Request:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeGuard, cast
 import numpy as np
 
 from miaotui.engine.adapters import LoadedAdapter
-from miaotui.engine.loaded_model import LoadedModel
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.model_loop import ModelLoop, ModelParts
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import RequestError
 from miaotui.text.chat import Message
@@ -109,7 +108,7 @@ class Submission:
     syntax: AnswerSyntax | None = None
     tokenizer: Tokenizer | None = None
 
-    def submit(self, loop: EngineLoop) -> Iterator[Request]:
+    def submit(self, loop: ModelLoop) -> Iterator[Request]:
         """Submit one request after the other. Raises what `EngineLoop.submit` raises."""
         for prompt, params in zip(self.prompts, self.params, strict=True):
             options = self.options
@@ -117,7 +116,7 @@ class Submission:
                 options = replace(options, constraint=self.constraint())
             yield loop.submit(prompt, params, options)
 
-    def submit_one(self, loop: EngineLoop) -> Request:
+    def submit_one(self, loop: ModelLoop) -> Request:
         """Submit the only prompt. Raises what `EngineLoop.submit` raises."""
         (request,) = self.submit(loop)
         return request
@@ -138,7 +137,7 @@ class Submission:
 class SubmissionReader:
     """Reads the arguments of calls for one model; it outlives the model's memory."""
 
-    def __init__(self, model: LoadedModel, adapter: LoadedAdapter | str | None = None) -> None:
+    def __init__(self, model: ModelParts, adapter: LoadedAdapter | str | None = None) -> None:
         self._adapter = adapter  # of calls that name none
         self._tokenizer, self._chat, self._context = model.tokenizer, model.chat, model.context
         self._vocab_size = model.config.vocab_size

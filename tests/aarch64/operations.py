@@ -24,8 +24,8 @@ from miaotui.kernels.attention.emit import (
     finish_query,
     query_bytes,
     rotate_head,
-    store_key_value,
 )
+from miaotui.kernels.attention.store_emit import store_key_value
 from miaotui.kernels.linear.formats import Format, tile_stride
 from miaotui.kernels.linear.tiles import TILINGS, emit_unit
 from miaotui.kernels.platform.cpu import Isa

@@ -24,7 +24,7 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.linear.packed_blocks import quantize, values
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
-from miaotui.model.oracle import Oracle
+from miaotui.model.oracle import Heads, Oracle
 from miaotui.model.reading.names import tensor_shapes
 from miaotui.schedule.plan import Chunk, Plan, RowKind
 from packed_oracle import PackedOracle, unpacked
@@ -33,7 +33,7 @@ from tiny_models import tiny_config, tiny_weights
 
 Array = NDArray[np.float32]
 Pairs = dict[str, LowRankPair]
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down", "router")
 SMALL = {"threads": 1, "context": 256, "chunk_size": 128, "max_sequences": 8}
 
 
@@ -77,7 +77,9 @@ def agree(found: Array, expected: Array, share: float = 0.25) -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 16, 40])
-@pytest.mark.parametrize("variant", ["llama", "gemma2", "phi", "stablelm", "llama:24", "starcoder2"])
+@pytest.mark.parametrize(
+    "variant", ["llama", "gemma2", "phi", "stablelm", "llama:24", "starcoder2", "qwen2-moe", "gemma3n", "gemma4"]
+)
 def test_each_layer_equals_the_oracles(variant: str, rank: int, tmp_path: Path) -> None:
     name, _, head_dim = variant.partition(":")
     config = tiny_config(name, **({"head_dim": int(head_dim)} if head_dim else {}))
@@ -88,8 +90,9 @@ def test_each_layer_equals_the_oracles(variant: str, rank: int, tmp_path: Path) 
     chunk = probe_chunk(backend.limits, tokens, n_logits=8)._replace(adapter=3)
     result = backend.run(Plan((chunk,)), states=RowStates(layers=layers))
     oracle = PackedOracle(config, unpacked(config, weights)).with_adapter(as_packed(pairs))
+    known: dict[int, Heads] = {}
     for layer in range(config.n_layers):
-        agree(result.states[layer + 1], oracle.layer(result.states[layer], layer))
+        agree(result.states[layer + 1], oracle.layer(result.states[layer], layer, known=known))
     agree(result.logits, oracle.head(result.states[config.n_layers])[-8:])
 
 
@@ -191,7 +194,7 @@ def test_adapters_that_do_not_fit_leave_nothing_behind(tmp_path: Path, monkeypat
         backend.add_adapter(1, pairs)
     monkeypatch.undo()
     expert = {"layers.0.expert_up": next(iter(pairs.values()))}
-    with pytest.raises(UnsupportedModelError, match="matrix of experts"):
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.expert_up, which is not supported per request"):
         backend.add_adapter(1, expert)
     with pytest.raises(EngineError, match="never added"):
         backend.run(Plan((chunk_of(0, 1, 3),)))

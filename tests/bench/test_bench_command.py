@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,37 @@ def test_two_ways_are_compared_in_pairs(model: str, capsys: pytest.CaptureFixtur
     pairs = {each["metric"]: each["pairs"] for each in found["ratios"]}
     assert pairs["TTFT [ms]"] == pairs["E2E [ms]"] == pairs["tokens/s"] == 3
     assert "95% interval" in out
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "key"),
+    [
+        ("loads", ["load", "{model}", "--rate", "20,20,20", "--duration", "0.2", *SHORT], "loads"),
+        ("pairs", ["compare", "{model}", "{model},drafts=off", "--pairs", "9", *SHORT], "ratios"),
+        ("model", ["{model}", "--streams", "1,2", "--prompt-tokens", "20", "--answer-tokens", "160"], "series"),
+    ],
+)
+def test_an_interrupt_leaves_what_was_measured(
+    module: str,
+    words: list[str],
+    key: str,
+    model: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+
+    def interrupt(text: str) -> None:
+        notes.append(text)
+        if len(notes) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(f"miaotui.cli.bench.{module}.note", interrupt)
+    assert main(["bench", *(word.format(model=model) for word in words)]) == 130
+    out, found = result(capsys)
+    assert "interrupted: the numbers are of what was measured" in out
+    assert found["interrupted"]
+    assert {"loads": len(found[key]), "ratios": found[key][0].get("pairs"), "series": len(found[key])}[key] == 2
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,7 @@ def test_a_report_of_loads_asks_for_nothing_and_runs_nothing() -> None:
     text = page(
         HOSTILE,
         [HOSTILE],
-        [
-            table_section(aligned([[HOSTILE], [HOSTILE]])),
-            *load_sections(summaries, {HOSTILE: outcomes, "2/s": outcomes}),
-        ],
+        [table_section(aligned([[HOSTILE], [HOSTILE]])), *load_sections([(each, outcomes) for each in summaries])],
         HOSTILE,
     )
     tags = tags_of(text)
@@ -159,10 +156,10 @@ def test_every_heading_and_label_has_chinese_words() -> None:
     series = SpeedSeries("decode, 1 stream", "drafts", 1, [50.0], [20.0], [0.8], [1.5])
     points = [RooflinePoint("decode, 1 stream", 1.8, 30.0)]
     report = SpeedReport(MachineLimits(2, 20.0, 100.0), [series], points, [0.05, 0.06, 0.07])
-    loads = [table_section(load_table(summaries), say), *load_sections(summaries, {"2/s": outcomes}, say)]
+    loads = [table_section(load_table(summaries), say), *load_sections([(each, outcomes) for each in summaries], say)]
     speeds = [table_section(speed_table(report), say), *speed_sections(report, say)]
     text = page("t", [], [*loads, *speeds], "{}", "zh")
-    shown = re.findall(r"<(?:h2|th scope=\"col\"|summary|text class=\"label\"[^>]*)>([^<]+)<", text)
+    shown = re.findall(r"<(?:h2|th scope=\"col\"[^>]*|summary|text class=\"label\"[^>]*)>([^<]+)<", text)
     named = {"JSON", "ms"}
     assert len(shown) > 30
     assert not [each for each in shown if not re.search("[\u4e00-\u9fff]", each) and each not in named]
@@ -171,3 +168,44 @@ def test_every_heading_and_label_has_chinese_words() -> None:
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="cannot write"):
         write_page(tmp_path / "missing" / "report.html", "x")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            f"tiny at http://127.0.0.1:8000; {kind}, 10 s each, seed 7"
+            for kind in (
+                "poisson arrivals",
+                "gamma arrivals (cv 2)",
+                "uniform arrivals",
+                "trace arrivals",
+                "closed load",
+                "single-stream",
+                "offline",
+            )
+        ),
+        "0.5/s: no request was due within 1 s: lengthen --duration",
+        "2 at a time: 3 answers whose usage cannot be right; their pieces were counted",
+        "4/s: 2 x refused 429 deadline_unattainable",
+        "4/s: refused within 3.1 / 12 ms (p50 / p99)",
+        "single-stream: p90 latency, at most 12.5 ms, 44 requests: valid",
+        "server at 2/s: p99 latency, at most no number, 8 requests: INVALID (8 answers are too few: 459 are needed)",
+        "offline: all at once, 71.3 tokens/s, 64 requests: valid",
+    ],
+)
+def test_lines_above_the_table_are_said_in_chinese(line: str) -> None:
+    told = words("zh")(line)
+    assert told != line
+    numbers = re.compile(r"\d+(?:\.\d+)?")
+    assert set(numbers.findall(told)) <= set(numbers.findall(line))
+
+
+def test_closed_loads_have_names_of_their_own_and_a_chart() -> None:
+    outcomes = requests()
+    loads = [(summarised(outcomes, 2.0, LatencyTargets(), streams=streams), outcomes) for streams in (1, 4, 4)]
+    rows = load_table([each for each, _ in loads]).splitlines()
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["1 at a time", "4 at a time", "4 at a time"]
+    text = page("t", [], load_sections(loads), "{}")
+    assert "Speed over streams" in text
+    assert text.count("4 at a time") == 2 * text.count("1 at a time")

@@ -210,7 +210,7 @@ def test_the_models_of_a_server_that_lists_none() -> None:
 def test_addresses() -> None:
     assert api_base("127.0.0.1:8000") == "http://127.0.0.1:8000/v1"
     assert api_base("https://example.org/openai/v1/") == "https://example.org/openai/v1"
-    for wrong in ("ftp://example.org", "http://", ""):
+    for wrong in ("ftp://example.org", "http://", "", "http://[::1", "http://a:b", "http://a:99999", "http://a:0"):
         with pytest.raises(RequestError, match="is not the address"):
             api_base(wrong)
 

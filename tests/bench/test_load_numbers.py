@@ -196,9 +196,12 @@ def test_latencies_count_from_the_due_moment() -> None:
 def test_promises_are_kept_by_the_clients_clock() -> None:
     kept, missed, refused = answered(0.0, [0.4]), answered(0.0, [1.2]), RequestOutcome(2, 0.0, 5)
     kept.promised = missed.promised = True
+    refused.sent_s = 0.09
     refused.ended(ends.REFUSED, 0.1, "deadline_unattainable")
     summary = summarised([kept, missed, refused], 1.0, LatencyTargets(), 3.0, deadline_ms=1000)
     assert (summary.promised, summary.promises_kept, summary.refused) == (2, 1, 1)
+    assert summary.latencies["refusal"].percentiles_ms[99] == pytest.approx(10)
+    assert "3/s: refused within 10 / 10 ms (p50 / p99)" in load_notes([summary], LatencyTargets())
 
 
 @pytest.mark.parametrize("name", ["ttft_ms", "tpot_ms", "e2e_ms"])

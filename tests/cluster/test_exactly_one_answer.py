@@ -17,11 +17,11 @@ import pytest
 from miaotui.backends.options import EngineOptions
 from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_loop import open_pool
-from miaotui.cluster.process_channel import ProcessMembers
+from miaotui.cluster.transport.process_channel import ProcessMembers
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.grammar.source import from_schema
 from miaotui.engine.reading import readers
-from miaotui.engine.remote.loop import RemoteLoop, as_engine_loop
+from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import DeadlineUnattainableError, OverloadedError, RefusedError, RequestError
 from miaotui.runtime import ModelOptions, open_model
@@ -68,7 +68,7 @@ async def streamed(loop: RemoteLoop, kill: Any) -> list[tuple[str, tuple[int, ..
     """All answers, streamed together: text and tokens of the pieces, and the whole; ``kill`` sees each step."""
     requests = [loop.submit(prompt, params) for prompt, params in zip(PROMPTS, PARAMS, strict=True)]
     found: list[Any] = [["", (), None] for _ in requests]
-    async with aclosing(readers.pieces_of(as_engine_loop(loop), requests)) as steps:
+    async with aclosing(readers.pieces_of(loop, requests)) as steps:
         async for pieces in steps:
             for index, delta in pieces:
                 found[index][0] += delta.text
@@ -168,6 +168,27 @@ def kill_busiest(pool: Pool, members: ProcessMembers) -> bool:
         return False
     os.kill(members.channels[busy.name].process.pid, signal.SIGKILL)
     return True
+
+
+@pytest.mark.long
+def test_answers_of_a_replica_that_hangs_go_on_elsewhere(cluster: Cluster) -> None:
+    """Its connection stays open, as that of a machine that vanishes; its reports do not come."""
+    pool, loop, members, folder = cluster
+    assert pool.wait(2, 120)
+    wanted, stopped = alone(folder), []
+
+    def stop(found: list[Any]) -> None:
+        if not stopped and len(found[0][1]) > 60:
+            with pool._lock:
+                busy = max(pool._router.replicas.values(), key=lambda each: len(each.tickets))
+            stopped.append(members.channels[busy.name].process.pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    for (_, ids, whole), right in zip(asyncio.run(streamed(loop, stop)), wanted, strict=True):
+        assert ids == whole.token_ids == right.token_ids
+    assert stopped
+    assert pool.wait(2, 120)
+    assert_nothing_is_left(pool, loop)
 
 
 def test_cancelled_and_refused_requests_leave_nothing_behind(cluster: Cluster) -> None:

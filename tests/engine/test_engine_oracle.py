@@ -33,7 +33,7 @@ from miaotui.hub.store import PackedStore
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.config import ModelConfig
-from miaotui.model.oracle import Oracle
+from miaotui.model.oracle import Heads, Oracle
 from miaotui.model.packed import PackedModel, load_packed, pack_model
 from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.model.reading.names import tensor_shapes
@@ -63,7 +63,7 @@ def packed_variant(variant: str, folder: Path, form: Format) -> tuple[ModelConfi
 
 def layer_inputs_and_logits(config: ModelConfig, weights: PackedModel, kv: KvKind) -> tuple[list[Array], Array]:
     """What goes into every layer (and comes out of the last), and the logits, from one pass."""
-    taps = {i: float_rows(N_TOKENS, config.hidden_size) for i in range(config.n_layers + 1)}
+    taps = {i: float_rows(N_TOKENS, config.state_size) for i in range(config.n_layers + 1)}
     program = Program(
         config,
         weights,
@@ -73,7 +73,7 @@ def layer_inputs_and_logits(config: ModelConfig, weights: PackedModel, kv: KvKin
         taps=taps,
     )
     logits = Runner(program, shared_pool(1)).run([Chunk(0, 0, tuple(tokens()), PAGES, N_TOKENS)])
-    return [taps[i].floats(N_TOKENS, config.hidden_size) for i in sorted(taps)], logits
+    return [taps[i].floats(N_TOKENS, config.state_size) for i in sorted(taps)], logits
 
 
 def assert_agree(found: Array, expected: Array, share: float = 0.5) -> None:
@@ -86,9 +86,11 @@ def assert_agree(found: Array, expected: Array, share: float = 0.5) -> None:
 def assert_layers_agree(config: ModelConfig, weights: PackedModel, kv: KvKind = "f16", share: float = 0.5) -> None:
     states, logits = layer_inputs_and_logits(config, weights, kv)
     oracle = PackedOracle(config, unpacked(config, weights), kv)
-    np.testing.assert_allclose(states[0], oracle.embedded(tokens()), rtol=2e-7, atol=0)
+    first, known = oracle.embedded(tokens()), dict[int, Heads]()
+    np.testing.assert_allclose(states[0][:, : config.hidden_size], first[:, : config.hidden_size], rtol=2e-7, atol=0)
+    assert_agree(states[0], first, share)
     for layer in range(config.n_layers):
-        assert_agree(states[layer + 1], oracle.layer(states[layer], layer), share)
+        assert_agree(states[layer + 1], oracle.layer(states[layer], layer, known=known), share)
     assert_agree(logits, oracle.head(states[-1]), share)
 
 
@@ -220,7 +222,16 @@ def test_heads_of_any_size_give_equal_bytes_in_any_batch(dim: int, rotated: int,
     config = dataclasses.replace(
         config, head_dim=dim, n_heads=8, n_kv_heads=4, rope=dataclasses.replace(config.rope, dim=rotated)
     )
-    weights = pack_tiny(config, tmp_path)
+    assert_equal_bytes(config, pack_tiny(config, tmp_path))
+
+
+@pytest.mark.parametrize("variant", ["gemma3n", "gemma4", "baichuan-13b"])
+def test_parts_of_single_layers_give_equal_bytes_in_any_batch(variant: str, tmp_path: Path) -> None:
+    assert_equal_bytes(*packed_variant(variant, tmp_path, Format.Q8))
+
+
+def assert_equal_bytes(config: ModelConfig, weights: PackedModel) -> None:
+    """A text gives the same logits whatever it is cut into, and by however many threads."""
     found = []
     for threads, chunk in ((1, 1), (1, 7), (2, N_TOKENS)):
         options = EngineOptions(chunk_size=N_TOKENS, max_sequences=N_TOKENS, threads=threads)

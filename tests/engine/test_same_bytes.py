@@ -47,10 +47,10 @@ def mixed_asks(vocab_size: int, max_tokens: int, stem: Sequence[int] = ()) -> li
     return asks
 
 
-LATENT = pytest.param("deepseek-v3", marks=pytest.mark.slow)
+RARE = [pytest.param(variant, marks=pytest.mark.slow) for variant in ("deepseek-v3", "gemma3n", "gemma4-int8")]
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4", "qwen2-moe", LATENT])
+@pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4", "qwen2-moe", *RARE])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     variant, form = request.param, ""

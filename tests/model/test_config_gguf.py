@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from miaotui.errors import ModelError, ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.gguf import GgufFile, read_gguf
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import ARCHITECTURES
 from miaotui.model.reading.files import open_model
@@ -200,8 +201,15 @@ def test_a_part_of_each_head_may_be_rotated(tmp_path: Path) -> None:
         assert (files.config.rope.dim, files.config.head_dim) == (16, 32)
 
 
-def test_baichuan_13b_is_refused_by_name() -> None:
-    metadata = {"general.architecture": "baichuan", "baichuan.block_count": 40}
-    metadata |= {"baichuan.embedding_length": 5120, "baichuan.attention.head_count": 40}
-    with pytest.raises(UnsupportedModelError, match="ALiBi"):
-        config_from_gguf(metadata, {})
+@pytest.mark.parametrize(("layers", "bias", "alibi"), [(32, None, False), (40, None, True), (2, 8.0, True)])
+def test_baichuan_of_40_layers_has_alibi(layers: int, bias: float | None, alibi: bool, tmp_path: Path) -> None:
+    """llama.cpp tells 13B by its layers; the key of other architectures says it too."""
+    with open_model(make_tiny_gguf(tmp_path, "baichuan")) as files:
+        metadata = {**(files.metadata or {}), "baichuan.block_count": np.uint32(layers)}
+        tensors = {"token_embd.weight": StoredTensor("", (320, 64), BlockType.F32, np.zeros((320, 256), np.uint8))}
+    if bias is not None:
+        metadata["baichuan.attention.max_alibi_bias"] = np.float32(bias)
+    config = config_from_gguf(metadata, tensors)
+    assert (config.alibi, any(config.rope_layers)) == (alibi, not alibi)
+    with pytest.raises(UnsupportedModelError, match="ALiBi with a bias of 4"):
+        config_from_gguf(metadata | {"baichuan.attention.max_alibi_bias": np.float32(4)}, tensors)

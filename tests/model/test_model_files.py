@@ -11,9 +11,10 @@ from gguf import GGMLQuantizationType, quants
 
 from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
 from miaotui.hub.formats.safetensors import read_safetensors
-from miaotui.hub.formats.tensors import BlockType
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.reading.files import open_model
 from miaotui.model.reading.from_hf import tensors_from_hf
+from miaotui.model.reading.stored.unit_rows import UnitRows
 from tiny_models import make_tiny_folder, make_tiny_gguf, tiny_weights
 from tiny_variants import VARIANTS
 
@@ -32,6 +33,19 @@ def test_folder_and_gguf_hold_the_same_canonical_weights(variant: str, tmp_path:
     assert (first.folder, first.metadata) == (folder, None)
     assert second.folder == tmp_path
     assert second.metadata is not None
+
+
+def test_rows_of_baichuan_2s_head_have_length_one(tmp_path: Path) -> None:
+    """Its vocabulary tells it from the first Baichuan; rows of zeros stay zeros."""
+    shape = {"vocab_size": 125_696, "hidden_size": 32, "num_attention_heads": 1, "num_key_value_heads": 1}
+    path = make_tiny_folder(tmp_path, "baichuan", num_hidden_layers=1, intermediate_size=32, **shape)
+    with open_model(path) as files:
+        head, stored = files.tensors["head"], tiny_weights(files.config)["head"]
+        lengths = np.sqrt((stored.astype(np.float64) ** 2).sum(axis=1))
+        np.testing.assert_allclose(head.float32(7, 99), stored[7:99] / lengths[7:99, None], rtol=1e-6)
+        assert (head.name, head.shape, head.size_bytes) == ("head", stored.shape, stored.nbytes)
+        zeros = StoredTensor("zeros", (2, 32), BlockType.F32, np.zeros((2, 128), np.uint8))
+        assert not UnitRows(zeros).float32().any()
 
 
 @pytest.mark.parametrize("variant", ["llama", "phi3"])

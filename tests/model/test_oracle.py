@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from miaotui.model.config import ModelConfig
-from miaotui.model.oracle import Oracle, gelu_tanh, silu, softcapped, softmax, visible
+from miaotui.model.formulas import gelu_tanh, silu, softcapped, softmax, visible
+from miaotui.model.oracle import Oracle
 from miaotui.model.reading.names import tensor_shapes
 from tiny_models import tiny_config, tiny_weights
 from tiny_variants import VARIANTS

@@ -19,7 +19,7 @@ from miaotui.model.config import ModelConfig
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
 from miaotui.model.reading.from_hf import config_from_hf
-from tiny_models import tiny_values
+from tiny_models import tiny_config, tiny_values
 from tiny_variants import STANDS_FOR, VARIANTS
 
 N_TOKENS = 48  # six windows
@@ -43,7 +43,7 @@ def random_model(variant: str, seed: int) -> Any:
     values = tiny_values(variant) | STANDS_FOR.get(variant, {})
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
-    gemma = variant.startswith("gemma")
+    gemma = variant.startswith(("gemma2", "gemma3")) and variant != "gemma3n"
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if "norm" in name:
@@ -55,6 +55,8 @@ def random_model(variant: str, seed: int) -> Any:
         for name, values_ in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 values_.normal_(0.0, 0.1)
+            if name.endswith("layer_scalar"):
+                values_.uniform_(0.5, 1.5)
     return model
 
 
@@ -65,9 +67,14 @@ def _save(model: Any, variant: str, folder: Path) -> None:
         return
     (folder / "config.json").write_text(json.dumps(tiny_values(variant)))
     tensors = load_file(folder / "model.safetensors")
+    config = config_from_hf(tiny_values(variant))
     if variant == "internlm2":
-        config = config_from_hf(tiny_values(variant))
         tensors = dict(_internlm2_names(config, tensors))
+    if variant.startswith("baichuan"):
+        for layer in range(config.n_layers):
+            prefix = f"model.layers.{layer}.self_attn."
+            parts = [tensors.pop(f"{prefix}{letter}_proj.weight") for letter in "qkv"]
+            tensors[f"{prefix}W_pack.weight"] = np.concatenate(parts)
     save_file(tensors, folder / "model.safetensors")
 
 
@@ -94,6 +101,19 @@ def _internlm2_names(config: ModelConfig, tensors: dict[str, Any]) -> Iterator[t
         yield f"model.layers.{layer}.attention.wqkv.weight", np.concatenate(heads, 1).reshape(-1, config.hidden_size)
 
 
+def _alibi(variant: str) -> dict[str, Any]:
+    """What turns a Llama into Baichuan 13B: BLOOM's ALiBi as an attention mask, and no rotation."""
+    import torch  # noqa: PLC0415
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor  # noqa: PLC0415
+
+    heads = tiny_config(variant).n_heads
+    if not tiny_config(variant).alibi:
+        return {}
+    bias = build_alibi_tensor(torch.ones(1, N_TOKENS), heads, torch.float32).reshape(1, heads, 1, N_TOKENS)
+    later = torch.full((N_TOKENS, N_TOKENS), -torch.inf).triu(1)
+    return {"attention_mask": bias + later, "position_ids": torch.zeros(1, N_TOKENS, dtype=torch.int64)}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
     import torch  # noqa: PLC0415
@@ -102,7 +122,7 @@ def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
     _save(model, variant, tmp_path)
     tokens = np.random.default_rng(3).integers(0, 320, N_TOKENS).tolist()
     with torch.no_grad():
-        output = model(torch.tensor([tokens]), output_hidden_states=True)
+        output = model(torch.tensor([tokens]), output_hidden_states=True, **_alibi(variant))
     expected = output.logits[0].numpy()
     with open_model(tmp_path) as files:
         oracle = Oracle(files.config, files.tensors)
@@ -110,6 +130,9 @@ def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
     error = np.abs(found - expected).max() / np.abs(expected).max()
     assert error <= TOLERANCE
     for layer in range(files.config.n_layers):  # transformers' last one is after the final norm
-        state = output.hidden_states[layer][0].numpy() / RESIDUAL.get(variant, 1.0)
-        difference = oracle.hidden_states(tokens)[layer] - state
+        state = output.hidden_states[layer]
+        if state.ndim == 4:  # streams come first
+            state = state.permute(1, 2, 0, 3).flatten(2)
+        state = state[0].numpy() / RESIDUAL.get(variant, 1.0)
+        difference = oracle.hidden_states(tokens)[layer][:, : state.shape[1]] - state
         assert np.abs(difference).max() <= TOLERANCE * np.abs(state).max()

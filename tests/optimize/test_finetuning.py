@@ -17,7 +17,7 @@ import pytest
 from lessons import write_chats, write_general
 from safetensors.numpy import load_file
 
-from miaotui.errors import MiaotuiError, RequestError
+from miaotui.errors import MiaotuiError, RequestError, UnsupportedModelError
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
@@ -27,8 +27,9 @@ from miaotui.optimize.origin import read_origin
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.training.examples import read_examples
-from tiny_models import make_tiny_folder, make_tiny_gguf
+from tiny_models import make_tiny_folder, make_tiny_gguf, tiny_config, tiny_weights
 from tiny_tokenizer import END
+from tiny_variants import VARIANTS
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +127,29 @@ def test_the_adapter_that_is_written_is_the_one_that_was_trained(tmp_path: Path,
             total -= logs[at, row.tokens[at + 1]].sum()
             count += len(at)
     assert total / count == pytest.approx(held["after"], abs=0.02), "the oracle measures what training measured"
+
+
+@pytest.mark.compare
+def test_every_architecture_is_trained_as_it_is_computed_or_refused() -> None:
+    import torch  # noqa: PLC0415  (an extra)
+
+    from miaotui.training.decoder import TorchDecoder  # noqa: PLC0415  (beside torch)
+
+    tokens, refused = list(range(3, 40)), set()
+    for variant in VARIANTS:
+        config = tiny_config(variant)
+        weights = tiny_weights(config)
+        try:
+            decoder = TorchDecoder(torch, config, weights, torch.float32)
+        except UnsupportedModelError:
+            refused.add(config.architecture)
+            continue
+        with torch.no_grad():
+            found = decoder.logits(decoder.states(torch.tensor([tokens]))[0]).numpy()
+        expected = Oracle(config, weights).logits(tokens)
+        assert np.abs(found - expected).max() < 2e-4 * np.abs(expected).max(), variant
+    assert refused >= {"mixtral", "gpt_oss", "deepseek_v2", "gemma3n"}
+    assert not refused & {"llama", "qwen3", "gemma3", "phi3", "cohere2", "starcoder2", "baichuan"}
 
 
 @pytest.mark.compare

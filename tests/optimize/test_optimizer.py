@@ -224,6 +224,8 @@ def test_work_that_does_not_fit_is_refused(model: Path, tmp_path: Path, monkeypa
 
 def test_models_that_cannot_be_written_again_are_refused(tmp_path: Path) -> None:
     folder = make_tiny_folder(tmp_path, "llama")
+    with pytest.raises(UnsupportedModelError, match="layers of gemma4 share keys"):
+        open_source(make_tiny_gguf(tmp_path, "gemma4"))
     with pytest.raises(UnsupportedModelError, match="convert it to one GGUF file"):
         open_source(folder)
     with pytest.raises(ModelNotFoundError):

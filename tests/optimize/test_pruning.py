@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_texts import made_job
+from made_texts import RATES, made_job, write_texts
 
 from miaotui.cli import main
+from miaotui.cli.optimize import optimize
 from miaotui.config import Settings
 from miaotui.errors import RequestError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
@@ -203,3 +204,26 @@ def test_the_command_line_refuses_what_contradicts_itself(
         assert said in capsys.readouterr().err
     assert main(["optimize", str(model), "--mask", "1.5"]) == 2
     assert "between 0 and 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.compare
+def test_the_command_line_prunes_and_heals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(optimize, "_rates", lambda: RATES)
+    model = make_tiny_gguf(tmp_path, "llama")
+    calibration, test = write_texts(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("layers: 1\nheal: 4096\nsize: 60kB\nprompt: 40\nanswer: 8\n", encoding="utf-8")
+    words = ["--recipe", str(recipe), "--calibration", str(calibration), "--test", str(test)]
+    out = tmp_path / "out.gguf"
+    assert main(["optimize", str(model), *words, "--out", str(out)]) == 0
+    card = read_card(out)
+    assert card.changes is not None
+    assert card.changes["healed"]["mean_kl"] < card.changes["pruned"]["mean_kl"]
+    assert card.changes["returned"] == "pruned"
+    assert card.speed is not None
+    assert out.stat().st_size <= 60_000
+    assert "pruned: it loses" in capsys.readouterr().out

@@ -14,8 +14,7 @@ from serving import Serving, serving
 from miaotui.backends.options import EngineOptions
 from miaotui.cluster.pool_loop import open_pool
 from miaotui.cluster.pool_metrics import PoolMetrics
-from miaotui.cluster.process_channel import ProcessMembers
-from miaotui.engine.remote.loop import as_engine_loop
+from miaotui.cluster.transport.process_channel import ProcessMembers
 from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops.operations import Operations
 from tiny_engine import settings_in
@@ -53,7 +52,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving,
     assert pool.wait(2, 120), pool.refused
 
     def parts(served: ServedModels) -> dict[str, Any]:
-        models = ServedModels([ObservedModel("tiny", as_engine_loop(loop))])
+        models = ServedModels([ObservedModel("tiny", loop)])
         operations = Operations(models)
         PoolMetrics({"tiny": pool}, operations.metrics.registry)
         return {"models": models, "operations": operations}

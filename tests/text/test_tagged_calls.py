@@ -17,6 +17,7 @@ from miaotui.text.tool_calls import formats, tagged
 from miaotui.text.tool_calls.dialect import Dialect, dialect_of
 from miaotui.text.tool_calls.formats import AnyFormat
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece, ToolCallParser
+from miaotui.text.tool_calls.placement import placed
 from miaotui.text.tool_calls.tagged import TAGGED, TaggedFormat
 
 NAMES = ("f", "weather", "a.b_c")
@@ -132,6 +133,69 @@ def test_python_is_read_and_never_run(body: str) -> None:
     assert read(tagged.LFM, [text]) == (text, [])
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "f{city:}",
+        "f{city:Paris}",
+        'f{city:<|"|>Paris}',
+        'f{city:<|"|>a<|"|>,city:1}',
+        "f{n:1,}",
+        "f{:1}",
+        "f{n:[1,]}",
+        "f{n:{a:1}",
+        "f{n:01}",
+        "f{n:" + "[" * 100 + "]" * 100 + "}",
+        "f{n:NaN}",
+    ],
+)
+def test_bare_values_that_are_none_are_text(body: str) -> None:
+    text = f"<|tool_call>call:{body}<tool_call|>"
+    assert read(tagged.GEMMA4, [text]) == (text, [])
+
+
+def test_bare_values_of_every_kind() -> None:
+    values = {"a": [], "b": {}, "c": [{"d": "x, y: {z}"}, [None, False]], "e": -1.5e3, "f": ""}
+    text = f"<|tool_call>{tagged.GEMMA4.write('f', values)}<tool_call|>"
+    assert read(tagged.GEMMA4, [text]) == ("", [("f", values)])
+    assert read(tagged.GEMMA4, [text.replace(":", ": ").replace("call: ", "call:")])[1][0][1]["e"] == -1500
+
+
+def test_results_go_where_gemma_4_has_them() -> None:
+    """Its template writes results as parts of the message that called, one after the other, each with its name."""
+    mark = '<|"|>'
+    brace, end = '{{ "{" }}', '{{ "}" }}'
+    arguments = f"{{% for k, v in c.function.arguments.items() %}}{{{{ k }}}}:{mark}{{{{ v }}}}{mark}{{% endfor %}}"
+    call = f"<|tool_call>call:{{{{ c.function.name }}}}{brace}{arguments}{end}<tool_call|>"
+    response = f"response:{{{{ r.name }}}}{brace}value:{mark}{{{{ r.response }}}}{mark}{end}"
+    source = (
+        "{% for t in tools or [] %}<|tool>{{ t.function.name }}{{ t.function.description }}<tool|>{% endfor %}"
+        "{% for m in messages %}<|turn>{{ m.role }}"
+        f"{{% for c in m.tool_calls or [] %}}{call}{{% endfor %}}"
+        f"{{% for r in m.tool_responses or [] %}}<|tool_response>{response}<tool_response|>{{% endfor %}}"
+        "{{ m.content }}<turn|>{% endfor %}"
+    )
+    traits = try_template(ChatTemplate(source))
+    dialect = dialect_of(traits)
+    assert traits.responses
+    assert dialect == Dialect(tagged.GEMMA4, native=True)
+    calls = [{"id": key, "function": {"name": name, "arguments": {}}} for key, name in (("1", "f"), ("2", "weather"))]
+    talk: list[dict[str, Any]] = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "mild", "tool_call_id": "2"},
+        {"role": "tool", "content": "done"},
+        {"role": "user", "content": "!"},
+    ]
+    messages, _ = placed(talk, [{"function": {"name": "f"}}], traits, dialect)
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["tool_responses"] == [
+        {"name": "weather", "response": "mild"},
+        {"name": "weather", "response": "done"},
+    ]
+    assert "tool_responses" not in talk[1]
+
+
 def template_of(form: AnyFormat, tools: bool = True) -> ChatTemplate:
     """A template that writes calls in a form."""
 
@@ -144,6 +208,11 @@ def template_of(form: AnyFormat, tools: bool = True) -> ChatTemplate:
             each = said(form.marks.before_key) + "{{ k }}" + said(form.marks.after_key) + "{{ v }}"
             arguments = (
                 f"{{% for k, v in c.function.arguments.items() %}}{each}{said(form.marks.after_value)}{{% endfor %}}"
+            )
+        elif form.quote:
+            mark = said(form.quote)
+            arguments = (
+                f"{{% for k, v in c.function.arguments.items() %}}{{{{ k }}}}:{mark}{{{{ v }}}}{mark}{{% endfor %}}"
             )
         elif form.pythonic:
             arguments = "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v | tojson }}{% endfor %}"

@@ -23,28 +23,30 @@ async def one(place: tuple[str, int], raw: bytes, patience_s: float) -> dict[str
     """Send a request; the moments of sending, of the first and of the last byte of the body."""
     sent = time.perf_counter()
     found: dict[str, Any] = {"sent_s": sent, "status": 0}
-    writer = None
     try:
-        async with asyncio.timeout(patience_s):
-            reader, writer = await asyncio.open_connection(*place)
-            writer.write(raw)
-            found["sent_s"] = time.perf_counter()
-            head = await reader.readuntil(b"\r\n\r\n")
-            found["status"] = int(head.split(b" ", 2)[1])
-            body, first = bytearray(), None
-            while piece := await reader.read(65536):
-                if first is None and b"data:" in piece:
-                    first = time.perf_counter()
-                if len(body) < KEPT_BYTES:
-                    body += piece
-            found["first_s"], found["done_s"] = first, time.perf_counter()
-            found["body"] = body.decode("utf-8", "replace")
+        await asyncio.wait_for(_ask(place, raw, found), patience_s)
     except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
         found["error"] = type(error).__name__
-    finally:
-        if writer is not None:
-            writer.transport.abort()
     return found
+
+
+async def _ask(place: tuple[str, int], raw: bytes, found: dict[str, Any]) -> None:
+    reader, writer = await asyncio.open_connection(*place)
+    try:
+        writer.write(raw)
+        found["sent_s"] = time.perf_counter()
+        head = await reader.readuntil(b"\r\n\r\n")
+        found["status"] = int(head.split(b" ", 2)[1])
+        body, first = bytearray(), None
+        while piece := await reader.read(65536):
+            if first is None and b"data:" in piece:
+                first = time.perf_counter()
+            if len(body) < KEPT_BYTES:
+                body += piece
+        found["first_s"], found["done_s"] = first, time.perf_counter()
+        found["body"] = body.decode("utf-8", "replace")
+    finally:
+        writer.transport.abort()
 
 
 async def open_load(order: dict[str, Any]) -> list[dict[str, Any]]:

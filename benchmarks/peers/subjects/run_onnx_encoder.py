@@ -86,7 +86,7 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         texts = json.loads(line)
-        inputs = {name: array for name, array in padded(texts).items() if name in names} if names else texts
+        inputs: Any = {name: array for name, array in padded(texts).items() if name in names} if names else texts
         begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
         run(inputs)
         answer = [time.perf_counter() - begun_s, time.process_time() - begun_cpu_s]

@@ -4,9 +4,10 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { t } from "../i18n";
 import * as store from "../store/conversations";
 import { findConversations } from "../store/database";
-import { MAX_FILE_BYTES, ImportError } from "../store/transfer";
+import { MAX_FILE_BYTES } from "../store/transfer";
 import { saveFile } from "../ui/copy";
 import { describe } from "../ui/failures";
+import { textOf } from "../ui/files";
 import { Icon } from "../ui/icon";
 import { say } from "../ui/notices";
 
@@ -79,8 +80,7 @@ function Files(): VNode {
   const read = async (file: File | undefined): Promise<void> => {
     if (!file) return;
     try {
-      if (file.size > MAX_FILE_BYTES) throw new ImportError("too-large");
-      say(t("imported", { count: await store.importFrom(await file.text()) }));
+      say(t("imported", { count: await store.importFrom(await textOf(file, MAX_FILE_BYTES)) }));
     } catch (error) {
       say(describe(error));
     }

@@ -5,7 +5,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { t, whole } from "../i18n";
 import { requestJson } from "../server/http";
 import { Ask } from "./ask";
-import { type Upload, upload, uploads } from "./upload";
+import { MAX_FILE_BYTES, type Upload, upload, uploads } from "./upload";
 
 const names = signal<string[]>([]);
 const chosen = signal("documents");
@@ -102,7 +102,7 @@ function UploadView({ upload: each }: { upload: Upload }): VNode {
       {each.name}{" "}
       {each.problem ? (
         <span class="problem">
-          {t(`file-${each.problem}`)} {each.detail}
+          {t(`file-${each.problem}`, { size: MAX_FILE_BYTES >> 20 })} {each.detail}
         </span>
       ) : isDone ? (
         <span class="hint">{t("indexed", { count: whole(each.passages) })}</span>

@@ -1,12 +1,12 @@
 /** Files into an index: read as text, cut where they are long, and sent in pieces that a request can hold. */
 import { signal } from "@preact/signals";
-import { requestJson, ServerError } from "../server/http";
+import { requestJson } from "../server/http";
+import { describe } from "../ui/failures";
+import { bytesOf, decoded, FileError, type FileProblem } from "../ui/files";
 
-const MAX_FILE_BYTES = 64 << 20;
+export const MAX_FILE_BYTES = 64 << 20;
 const PART_CHARACTERS = 400_000; // of one document; longer files become several
 const BATCH_CHARACTERS = 900_000; // of one request: below the server's usual bound in every encoding
-
-export type FileProblem = "too-large" | "no-text" | "refused";
 
 /** A file on its way; `done` counts characters of `total`. */
 export interface Upload {
@@ -14,7 +14,7 @@ export interface Upload {
   done: number;
   total: number;
   passages: number;
-  problem: FileProblem | null;
+  problem: FileProblem | "refused" | null;
   detail: string;
 }
 
@@ -39,22 +39,23 @@ async function uploadOne(index: string, file: File): Promise<void> {
     uploads.value = uploads.value.map((each, place) => (place === at ? { ...each, ...changes } : each));
   };
   uploads.value = [...uploads.value, { name, done: 0, total: file.size, passages: 0, problem: null, detail: "" }];
-  if (file.size > MAX_FILE_BYTES) return put({ problem: "too-large" });
-  const bytes = new Uint8Array(await file.arrayBuffer());
-  if (isPdf(bytes)) return uploadPdf(index, name, bytes, put);
-  const text = textOf(bytes);
-  if (text === null) return put({ problem: "no-text" });
-  put({ total: text.length });
-  let [done, passages] = [0, 0];
   try {
+    const bytes = await bytesOf(file, MAX_FILE_BYTES);
+    if (isPdf(bytes)) return await uploadPdf(index, name, bytes, put);
+    const text = decoded(bytes);
+    if (!text?.trim()) return put({ problem: "no-text" });
+    put({ total: text.length });
+    let [done, passages] = [0, 0];
     for (const documents of batches(parts(name, text))) {
       const path = `v1/indexes/${encodeURIComponent(index)}/documents`;
       passages += (await requestJson<{ passages: number }>(path, { body: { documents } })).passages;
       done += documents.reduce((sum, each) => sum + each.body.length, 0);
       put({ done, passages });
     }
+    put({ done: text.length });
   } catch (error) {
-    put({ problem: "refused", detail: error instanceof ServerError ? error.message : String(error) });
+    if (error instanceof FileError) put({ problem: error.code });
+    else put({ problem: "refused", detail: describe(error) });
   }
 }
 
@@ -64,13 +65,9 @@ function isPdf(bytes: Uint8Array): boolean {
 
 /** Put a PDF into an index as it is: the server reads its text. */
 async function uploadPdf(index: string, name: string, bytes: Uint8Array, put: (changes: Partial<Upload>) => void): Promise<void> {
-  try {
-    const documents = [{ id: name.slice(-400), pdf: await base64(bytes), source: name }];
-    const { passages } = await requestJson<{ passages: number }>(`v1/indexes/${encodeURIComponent(index)}/documents`, { body: { documents } });
-    put({ done: bytes.length, passages });
-  } catch (error) {
-    put({ problem: "refused", detail: error instanceof ServerError ? error.message : String(error) });
-  }
+  const documents = [{ id: name.slice(-400), pdf: await base64(bytes), source: name }];
+  const { passages } = await requestJson<{ passages: number }>(`v1/indexes/${encodeURIComponent(index)}/documents`, { body: { documents } });
+  put({ done: bytes.length, passages });
 }
 
 function base64(bytes: Uint8Array): Promise<string> {
@@ -80,16 +77,6 @@ function base64(bytes: Uint8Array): Promise<string> {
     reader.onerror = () => reject(reader.error ?? new Error("the file cannot be read"));
     reader.readAsDataURL(new Blob([bytes as BlobPart]));
   });
-}
-
-/** Return a file's text; null for one that holds none, such as a picture. */
-function textOf(bytes: Uint8Array): string | null {
-  if (bytes.subarray(0, 4096).includes(0)) return null;
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    return new TextDecoder("gb18030").decode(bytes);
-  }
 }
 
 function parts(name: string, text: string): Part[] {

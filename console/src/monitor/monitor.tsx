@@ -5,6 +5,7 @@ import { seconds, t, type TextName, whole } from "../i18n";
 import { request } from "../server/http";
 import { models } from "../server/models";
 import { describe } from "../ui/failures";
+import { Scrolled } from "../ui/scrolled";
 import { change, quantile, readMetrics, type Sample, valueOf } from "./metrics";
 import { Controls } from "./controls";
 import { Plot } from "./plot";
@@ -168,7 +169,7 @@ function Sources({ sample }: { sample: Sample }): VNode | null {
   return (
     <section class="panel">
       <h2>{t("drafts")}</h2>
-      <div class="table">
+      <Scrolled name={t("drafts")}>
         <table>
           <thead>
             <tr>
@@ -187,7 +188,7 @@ function Sources({ sample }: { sample: Sample }): VNode | null {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scrolled>
     </section>
   );
 }

@@ -24,6 +24,10 @@ export class ServerError extends Error {
   }
 }
 
+/** An error of a server that has another page by now: the two may mean different things. */
+export class OtherVersionError extends ServerError {}
+
+const UNKNOWN_FORM = new Set([400, 404, 405, 415, 422]); // statuses of requests that a server does not understand
 const STATUS_OF: Record<string, number> = { overloaded: 503, rate_limit_exceeded: 429, deadline_unattainable: 429 };
 
 /** Return an error that came within a stream, with the status that it would have had as an answer. */
@@ -81,7 +85,21 @@ export async function request(path: string, options: Options = {}): Promise<Resp
   }
   if (response.ok) return response;
   if (response.status === 401) needsKey.value = true;
-  throw await errorOf(response);
+  const error = await errorOf(response);
+  if (UNKNOWN_FORM.has(response.status) && (await hasOtherPage())) throw new OtherVersionError(error.status, error.detail);
+  throw error;
+}
+
+/** Return whether the server has another page by now: its files are named by what is in them. */
+async function hasOtherPage(): Promise<boolean> {
+  const own = document.querySelector<HTMLScriptElement>("script[type=module]")?.src.split("/").pop();
+  if (!own) return false;
+  try {
+    const response = await fetch(urlOf(""), { cache: "no-store", referrerPolicy: "no-referrer" });
+    return response.ok && !(await response.text()).includes(own);
+  } catch {
+    return false;
+  }
 }
 
 /** Send a request and return the JSON of its answer. Throws `ServerError`. */

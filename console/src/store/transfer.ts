@@ -87,7 +87,7 @@ export function imported(text: string): Imported {
 /** Return llama.cpp's `[{conv, messages}]` in our form; undefined if it is something else. */
 function fromLlama(value: unknown): unknown {
   const list = Array.isArray(value) ? value : [value];
-  if (!list.every((each) => isObject(each) && isObject(each.conv) && Array.isArray(each.messages))) return undefined;
+  if (!list.length || !list.every((each) => isObject(each) && isObject(each.conv) && Array.isArray(each.messages))) return undefined;
   return list.map((each: { conv: Json; messages: Json[] }) => {
     const kept = each.messages.filter((message) => message.type !== "root");
     const known = new Set(kept.map((message) => message.id));

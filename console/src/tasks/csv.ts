@@ -26,9 +26,9 @@ export function readCsv(text: string): string[][] {
   return rows;
 }
 
-/** Return rows as a text. A cell that a spreadsheet would take for a formula begins with an apostrophe. */
+/** Return rows as a text, with the mark by which spreadsheets know UTF-8. A cell that they would take for a formula begins with an apostrophe. */
 export function writeCsv(rows: readonly (readonly string[])[]): string {
-  return rows.map((row) => `${row.map(cellOf).join(",")}\r\n`).join("");
+  return `\ufeff${rows.map((row) => `${row.map(cellOf).join(",")}\r\n`).join("")}`;
 }
 
 function cellOf(value: string): string {

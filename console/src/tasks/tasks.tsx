@@ -7,12 +7,15 @@ import { requestJson } from "../server/http";
 import { models } from "../server/models";
 import { saveFile } from "../ui/copy";
 import { describe } from "../ui/failures";
+import { textOf } from "../ui/files";
+import { Scrolled } from "../ui/scrolled";
 import { readCsv, writeCsv } from "./csv";
 import { type Example, EXAMPLES } from "./examples";
 import { bodyFor, type Field, FORMS, listed, pathFor, type Result, type TaskForm, type Values } from "./forms";
 
 const MOST_SHOWN = 500;
 const AT_ONCE = 256; // texts of one request
+const MAX_CSV_BYTES = 8 << 20;
 
 const chosen = signal(FORMS[0]?.id ?? "");
 
@@ -72,7 +75,7 @@ function TaskView({ form }: { form: TaskForm }): VNode {
         {t("texts")}
         <textarea rows={6} required value={texts} onInput={(event) => setTexts(event.currentTarget.value)} />
       </label>
-      <CsvInput onRead={(lines) => setTexts(lines.join("\n"))} />
+      <CsvInput onRead={(lines) => setTexts(lines.join("\n"))} onProblem={setProblem} />
       {form.fields.map((field) => (
         <FieldView key={field.name} field={field} value={values[field.name] ?? ""} onChange={(value) => setValues({ ...values, [field.name]: value })} />
       ))}
@@ -133,12 +136,16 @@ function FieldView({ field, value, onChange }: { field: Field; value: string; on
   );
 }
 
-function CsvInput({ onRead }: { onRead: (lines: string[]) => void }): VNode {
+function CsvInput({ onRead, onProblem }: { onRead: (lines: string[]) => void; onProblem: (text: string) => void }): VNode {
   const input = useRef<HTMLInputElement>(null);
   const read = async (file: File | undefined): Promise<void> => {
     if (!file) return;
-    const rows = readCsv(await file.text());
-    onRead(rows.map((row) => (row[0] ?? "").replace(/\s+/g, " ")));
+    try {
+      const rows = readCsv(await textOf(file, MAX_CSV_BYTES));
+      onRead(rows.map((row) => (row[0] ?? "").replace(/\s+/g, " ")));
+    } catch (error) {
+      onProblem(describe(error));
+    }
   };
   return (
     <p>
@@ -172,7 +179,7 @@ function Results({ form, texts, results }: { form: TaskForm; texts: readonly str
           {t("save-csv")}
         </button>
       </p>
-      <div class="table" tabIndex={0} role="region" aria-label={t("results")}>
+      <Scrolled name={t("results")}>
         <table>
           <thead>
             <tr>
@@ -193,7 +200,7 @@ function Results({ form, texts, results }: { form: TaskForm; texts: readonly str
             ))}
           </tbody>
         </table>
-      </div>
+      </Scrolled>
     </>
   );
 }

@@ -2,6 +2,7 @@
 import { signal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
+import { t } from "../i18n";
 
 type Render = (source: string, into: HTMLElement, display: boolean) => void;
 
@@ -25,5 +26,6 @@ export function Formula({ source, display }: { source: string; display: boolean 
     if (render === null) load();
     else render(source, node, display);
   }, [source, display, render]);
-  return <span class={display ? "formula display" : "formula"} ref={place} />;
+  if (!display) return <span class="formula" ref={place} />;
+  return <span class="formula display" tabIndex={0} role="group" aria-label={t("formula")} ref={place} />;
 }

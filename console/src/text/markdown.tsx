@@ -8,7 +8,9 @@
 import MarkdownIt, { type Token } from "markdown-it";
 import { type ComponentChildren, h, type VNode } from "preact";
 import { useRef } from "preact/hooks";
+import { t } from "../i18n";
 import { memo } from "../ui/memo";
+import { Scrolled } from "../ui/scrolled";
 import { CodeBlock } from "./code";
 import { Formula } from "./formula";
 import { formulas } from "./formula_rule";
@@ -57,7 +59,7 @@ function elements(tokens: readonly Token[]): ComponentChildren[] {
 }
 
 function element(tag: string, props: Record<string, unknown>, children: ComponentChildren[]): VNode {
-  if (tag === "table") return <div class="table">{h("table", null, ...children)}</div>;
+  if (tag === "table") return <Scrolled name={t("table")}>{h("table", null, ...children)}</Scrolled>;
   return h(tag, props, ...children);
 }
 

@@ -49,6 +49,7 @@ class Capabilities:
     state_inputs: bool = False  # `RowStates.inputs`: rows that begin with a state instead of a token
     encode: bool = False  # chunks of kind `RowKind.ENCODE`
     pooling: bool = False  # `RowStates.pooling`
+    resumes: bool = True  # an answer goes on after tokens that are known, `RequestOptions.begun`
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class BackendLimits:
     logits_rows: int
     draft_rows: int  # drafted tokens, over all sequences
     vocab_size: int
-    hidden_size: int
+    state_size: int  # values of a row between two layers
     layers: range  # of the model, that are computed here
     passes: int = 1  # that may follow each other in a run
     run_tokens: int = 1  # of one run with a draft head
@@ -247,13 +248,25 @@ class Backend(Protocol):
         """Give the memory of the weights back; the backend must not be used after."""
 
 
-def require(backend: Backend, capability: str) -> None:
+class Able(Protocol):
+    """Anything that says what it can do."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return its abilities."""
+
+    @property
+    def identity(self) -> BackendIdentity:
+        """Return its name, and what its arithmetic is."""
+
+
+def require(backend: Able, capability: str) -> None:
     """Raise `RequestError` unless ``backend`` has a capability, named as in `Capabilities`."""
     if not getattr(backend.capabilities, capability):
         raise lacking(backend, capability)
 
 
-def lacking(backend: Backend, capability: str) -> RequestError:
+def lacking(backend: Able, capability: str) -> RequestError:
     """Return the error of a capability that ``backend`` does not have."""
     able = backend.capabilities
     has = ", ".join(each.name for each in fields(able) if getattr(able, each.name)) or "nothing of these"

@@ -10,7 +10,7 @@ from pathlib import Path
 from miaotui.backends.backend import Sampling
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.config import Settings
-from miaotui.libraries import missing
+from miaotui.libraries import missing, need
 from miaotui.model.config import ModelConfig
 from miaotui.types import Progress
 
@@ -26,6 +26,11 @@ def build_backend(
         from miaotui.backends.reference.build import build as build_reference  # noqa: PLC0415  (only the chosen one)
 
         return build_reference(path, options)
+    if options.backend == "jax":
+        need("jax")
+        from miaotui.backends.jax.build import build as build_jax  # noqa: PLC0415  (only the chosen one)
+
+        return build_jax(path, options)
     try:
         from miaotui.backends.cpu.build import build  # noqa: PLC0415  (imports the compiler)
     except ModuleNotFoundError as error:

@@ -17,6 +17,7 @@ from miaotui.schedule.scheduler import Scheduler
 
 KvKind = Literal["f16", "int8"]
 BackendName = Literal["cpu", "reference"]
+EngineName = Literal["cpu", "reference", "jax"]
 EncoderPooling = Literal["mean", "cls", "last", "max"]
 Activations = Literal["int16", "int8"]
 
@@ -28,7 +29,8 @@ MOST_PASSES = 8  # of a run
 class EngineOptions:
     """Options of a model's engine. None: chosen from the model and the machine.
 
-    ``backend`` computes: ``cpu`` by compiled kernels, ``reference`` slowly in NumPy, with nothing compiled.
+    ``backend`` computes: ``cpu`` by compiled kernels, ``reference`` slowly in NumPy, with nothing compiled,
+    ``jax`` by XLA on the device that JAX finds, in float32.
     ``format`` is how weights stored as floats are packed; ``context`` bounds prompt plus answer and
     ``kv_tokens`` says for how many tokens, over all requests, keys and values are kept;
     ``chunk_size`` is how many prompt tokens a pass takes at most; up to ``most_passes`` follow each other
@@ -45,7 +47,7 @@ class EngineOptions:
     chunk_size: int = 512
     reuse_prefix: bool = True
     most_passes: int = MOST_PASSES
-    backend: BackendName = "cpu"
+    backend: EngineName = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("threads", "context", "kv_tokens", "max_sequences", "chunk_size"):
@@ -58,8 +60,8 @@ class EngineOptions:
             raise RequestError(f"most_passes must be 1 to {MOST_PASSES}, not {self.most_passes!r}")
         if self.format not in (None, Format.Q4M, *WANTED.values()):
             raise RequestError(f"format must be one of {', '.join(WANTED)}: other formats hold blocks of files")
-        if self.backend not in get_args(BackendName):
-            raise RequestError(f"backend must be one of {', '.join(get_args(BackendName))}, not {self.backend!r}")
+        if self.backend not in get_args(EngineName):
+            raise RequestError(f"backend must be one of {', '.join(get_args(EngineName))}, not {self.backend!r}")
         if self.kv not in ("f16", "int8"):
             raise RequestError(f"kv must be 'f16' or 'int8', not {self.kv!r}")
 

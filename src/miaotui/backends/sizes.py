@@ -69,7 +69,7 @@ def engine_sizes(
         logits_rows=options.max_sequences + draft_rows,
         draft_rows=draft_rows,
         vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
+        state_size=config.state_size,
         layers=range(config.n_layers) if layers is None else layers,
         passes=options.most_passes,
         run_tokens=run_tokens,

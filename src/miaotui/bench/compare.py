@@ -54,6 +54,11 @@ class Comparison:
     samples: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     failed: int = 0
 
+    @property
+    def count(self) -> int:
+        """Pairs that were measured, with those that failed."""
+        return self.failed + max(map(len, self.samples.values()), default=0)
+
     def ratios(self, seed: int = 0) -> list[PairedRatio]:
         """Return the ratio of each metric."""
         return [paired_ratio(name, pairs, seed) for name, pairs in self.samples.items()]
@@ -86,10 +91,17 @@ def paired_ratio(metric: str, pairs: Sequence[tuple[float, float]], seed: int = 
 
 
 async def compare(
-    sides: tuple[Target, Target], plan: PromptPlan, pairs: int, streams: int, note: Callable[[str], None]
-) -> Comparison:
-    """Ask both sides ``pairs`` times for ``streams`` answers together; one warm-up for each is not counted."""
-    found = Comparison((sides[0].name, sides[1].name), {name: [] for name in METRICS})
+    found: Comparison,
+    sides: tuple[Target, Target],
+    plan: PromptPlan,
+    pairs: int,
+    streams: int,
+    note: Callable[[str], None],
+) -> None:
+    """Ask both sides ``pairs`` times for ``streams`` answers together; one warm-up for each is not counted.
+
+    Each pair is in ``found`` as soon as it is measured.
+    """
     for at in range(-1, pairs):
         planned = [plan.planned((at + 1) * streams + stream) for stream in range(streams)]
         order = (0, 1) if at % 2 else (1, 0)
@@ -104,7 +116,6 @@ async def compare(
         for name, samples in found.samples.items():
             samples.append((both[0][name], both[1][name]))
         note(f"pair {at + 1}/{pairs}: E2E B / A {both[1]['E2E [ms]'] / both[0]['E2E [ms]']:.3f}")
-    return found
 
 
 def _numbers(outcomes: Sequence[RequestOutcome]) -> Mapping[str, float]:

@@ -84,6 +84,7 @@ class SpeedReport:
     series: list[SpeedSeries]
     points: list[RooflinePoint]
     moments: list[float]
+    is_whole: bool = True  # not interrupted
 
 
 def decode_rate(times: Moments) -> float:
@@ -116,22 +117,27 @@ class SpeedBench:
         self._stats = self._any.loop.engine.backend.stats()
         self._source = random.Random(f"speed {plan.seed}")  # noqa: S311  (no secret)
         self._bandwidths: list[float] = []
+        self._moments: list[float] = []  # of the last answer of a single stream
 
     def run(self) -> SpeedReport:
-        """Measure all workloads; warm up first."""
+        """Measure all workloads; warm up first. After an interrupt the report is of what was measured until then."""
         threads = self._stats.threads
         for llm in self._ways.values():
             self._answer(llm, [self._question()], 8)
-        found = {key: SpeedSeries(*key) for key in self._keys()}
-        moments: list[float] = []
-        for repetition in range(self._plan.repetitions):
-            for key, series in found.items():
-                moments = self._sample(series, self._ways[key[1]]) or moments
-                self._note(
-                    f"{repetition + 1}/{self._plan.repetitions} {key[0]}, {key[1]}: {series.rates[-1]:.1f} tok/s"
-                )
+        found, is_whole = [SpeedSeries(*key) for key in self._keys()], True
+        try:
+            for repetition in range(self._plan.repetitions):
+                for each in found:
+                    self._sample(each, self._ways[each.way])
+                    told = f"{each.workload}, {each.way}: {each.rates[-1]:.1f} tok/s"
+                    self._note(f"{repetition + 1}/{self._plan.repetitions} {told}")
+        except KeyboardInterrupt:
+            is_whole = False
+            if not self._bandwidths:
+                raise
+        sampled = [each for each in found if each.rates]
         limits = MachineLimits(threads, median(self._bandwidths), int8_rate(threads))
-        return SpeedReport(limits, list(found.values()), self._points(list(found.values())), moments)
+        return SpeedReport(limits, sampled, self._points(sampled), self._moments, is_whole)
 
     def _keys(self) -> list[tuple[str, str, int]]:
         plan, first = self._plan, next(iter(self._ways))
@@ -141,25 +147,26 @@ class SpeedBench:
             keys += [(name, way, streams) for way in self._ways]
         return keys
 
-    def _sample(self, series: SpeedSeries, llm: LLM) -> list[float] | None:
-        """Take one sample; return the moments of an answer of a single stream."""
+    def _sample(self, series: SpeedSeries, llm: LLM) -> None:
+        """Take one sample."""
         before = read_bandwidth(self._stats.threads)
         if not series.streams:
             times, _ = self._answer(llm, [self._tokens(self._plan.prompt_tokens)], 1)
             series.rates.append(self._plan.prompt_tokens / times[0][0])
             series.first_ms.append(1e3 * times[0][0])
-            return None
+            return
         rate, times, done = self._decoded_together(llm, series.streams)
         bandwidth = (before + read_bandwidth(self._stats.threads)) / 2
-        self._bandwidths.append(bandwidth)
         per_pass = sum(each.timing.tokens_per_pass for each in done) / len(done)
+        self._bandwidths.append(bandwidth)
         series.rates.append(rate)
         series.first_ms.append(1e3 * median(moments[0] for moments in times))
         series.tokens_per_pass.append(per_pass)
         length = sum(each.prompt_tokens + len(each.token_ids) / 2 for each in done) / len(done)
         passes_per_s = rate / (series.streams * per_pass)
         series.shares.append(passes_per_s * self._pass_bytes(series.streams, length) / 1e9 / bandwidth)
-        return list(times[0]) if series.streams == 1 else None
+        if series.streams == 1:
+            self._moments = list(times[0])
 
     def _decoded_together(self, llm: LLM, streams: int) -> tuple[float, Moments, list[Any]]:
         """Return the rate, the moments and the completions of so many answers. Raises `RequestError`.

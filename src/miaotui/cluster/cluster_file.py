@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from miaotui.apps.untrusted_yaml import read_yaml
 from miaotui.backends.options import EngineOptions
+from miaotui.cluster.routing.scaling import MOST_REPLICAS, ScaleRange
 from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.digest import model_digest
 from miaotui.hub.resolve import resolve
 from miaotui.serve.settings import ServeSettings
 
 MOST_BYTES = 1 << 20  # of a cluster file
-MOST_REPLICAS = 1000
 ENGINE_NAMES = ("threads", "context", "kv", "kv_tokens", "max_sequences", "chunk_size", "backend", "speculate")
 INGRESS_NAMES = (
     "tls_cert",
@@ -51,8 +51,9 @@ class PoolSpecification:
 
     name: str
     model: str
-    replicas: int = 1
+    replicas: int = 1  # with `autoscale`: at the start
     cpus: float = 1.0  # that Ray reserves for each replica
+    autoscale: ScaleRange | None = None  # None: as many as ``replicas`` until somebody scales
     digest: str | None = None  # SHA-256 that the model's files must have; None: what the ingress finds
     options: Mapping[str, Any] = field(default_factory=dict)  # of each engine, by `ENGINE_NAMES`
 
@@ -141,8 +142,21 @@ def _pool(name: Any, values: Any) -> PoolSpecification:
         raise RequestError(f"models.{name}: {error}") from error
     if not isinstance(options.get("speculate", True), bool):
         raise RequestError(f"models.{name}.speculate: expected true or false, not {options['speculate']!r}")
+    scale = _range(found.get("autoscale"), f"models.{name}")
     replicas = _count(found.get("replicas", 1), f"models.{name}.replicas", 0, MOST_REPLICAS)
-    return PoolSpecification(name, model, replicas, float(cpus), digest, options)
+    if scale is not None:
+        replicas = min(max(replicas, scale.least, 1), scale.most)
+    return PoolSpecification(name, model, replicas, float(cpus), scale, digest, options)
+
+
+def _range(values: Any, where: str) -> ScaleRange | None:
+    if values is None:
+        return None
+    found = _mapping(values, f"{where}.autoscale", [each.name for each in fields(ScaleRange)])
+    try:
+        return ScaleRange(**found)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}") from error
 
 
 def _located(pool: PoolSpecification) -> PoolSpecification:
@@ -155,7 +169,7 @@ def _located(pool: PoolSpecification) -> PoolSpecification:
             f"models.{pool.name}: the file {pool.model} has SHA-256 {digest}, and the cluster file says {pool.digest}: "
             "copy the right file here, or correct the digest"
         )
-    return PoolSpecification(pool.name, pool.model, pool.replicas, pool.cpus, digest, pool.options)
+    return replace(pool, digest=digest)
 
 
 def _mapping(values: Any, where: str, known: Collection[str] | None) -> Mapping[str, Any]:

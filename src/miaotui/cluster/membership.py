@@ -7,6 +7,7 @@ arithmetic and equal messages, so that an answer may go on in any of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from miaotui.cluster.messages import Message
@@ -84,10 +85,11 @@ class Reports:
     def _add_up(self) -> None:
         latest, described = list(self._latest.values()), list(self._described.values())
         if not latest:
-            self.state = RemoteState()
+            self.state = replace(self.state, engines=0, running=0, waiting=0, pages_used=0, threads=0)
             return
         curve, logits_s = latest[0]["rates"]
         self.state = RemoteState(
+            promises=all(each["promises"] for each in described),
             engines=sum(bool(each["healthy"]) for each in latest),
             running=sum(each["running"] for each in latest),
             waiting=sum(each["waiting"] for each in latest),

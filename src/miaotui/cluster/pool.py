@@ -12,32 +12,40 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from miaotui.cluster.channel import Channel, Members
-from miaotui.cluster.membership import Reports, admissible, cost_of, load_of
 from miaotui.cluster.messages import Message, RemoteRequest, error_of, logprobs_of
-from miaotui.cluster.routing.forecast import ReplicaCost, ReplicaLoad
+from miaotui.cluster.replicas import Replicas
 from miaotui.cluster.routing.prefixes import page_hashes
 from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
+from miaotui.cluster.routing.scaling import Scaler, ScaleRange
+from miaotui.cluster.transport.channel import Members
 from miaotui.engine.grammar.described import describe
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.remote.state import RemoteState
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.sampling.sampler import Choice
-from miaotui.errors import EngineError, MiaotuiError, OverloadedError, RefusedError, ReplicaLostError, RequestError
+from miaotui.errors import (
+    DeadlineUnattainableError,
+    EngineError,
+    MiaotuiError,
+    OverloadedError,
+    RefusedError,
+    ReplicaLostError,
+    RequestError,
+)
 from miaotui.schedule.promises.admission import Quote
 from miaotui.schedule.promises.lengths import AnswerLengths
 from miaotui.types import SamplingParams
 
 LOG = logging.getLogger("miaotui.cluster")
-LOOK_S, REPORT_S = 0.1, 0.5  # between looks at the members, and between their reports
-DESCRIBED_S, REPORTED_S = 60.0, 10.0  # that a replica gets for its description, and for a report
 MOST_LOSSES = 8  # replicas that one request may lose
 MOST_REFUSALS = 3  # replicas that are asked after the first refusal of one
-WAIT_S = 20.0  # for a replica to come where none is left
+START_S, START_WAIT_S = 30.0, 600.0  # that a replica takes to start, before one has; that a request waits for it
+RETRY_S = 0.05  # between attempts to find another replica
+WAIT_S = 60.0  # for a replica to come where none is left
 LIKELY = 0.5  # quantile of answer lengths that is reckoned with
 
 
@@ -64,16 +72,18 @@ class _Way:
 class Pool:
     """A `Dispatcher` over the replicas of one model. ``expected`` says what they must be, see `admissible`."""
 
-    def __init__(self, name: str, members: Members, expected: Message) -> None:
-        self.name, self.expected = name, expected
-        self.refused: dict[str, str] = {}  # replicas that may not join, and why
+    def __init__(self, name: str, members: Members, expected: Message, scale: ScaleRange | None = None) -> None:
+        self.name = name
         self.resumed = 0  # answers that went on elsewhere
         self.loop: RemoteLoop | None = None
-        self._members, self._channels = members, dict[str, Channel]()
-        self._router, self._lengths, self._reports = Router(), AnswerLengths(), Reports()
-        self._lock = threading.Lock()
+        self._router, self._lengths, self._lock = Router(), AnswerLengths(), threading.Lock()
+        self._replicas = Replicas(name, members, expected, self._router, self._lock)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events = asyncio.new_event_loop()
+        self._scale = scale
+        self._scaler = None if scale is None else Scaler(scale, time.monotonic())
+        self._asked_s: float | None = None  # when a request found no replica and waits for one
+        self._start_s = START_S  # that a replica took to come, the last time one was waited for
         self._thread = threading.Thread(target=self._run, name=f"miaotui-pool-{name}", daemon=True)
         self._thread.start()
 
@@ -82,7 +92,19 @@ class Pool:
     @property
     def state(self) -> RemoteState:
         """Return the state of all replicas together, as published last."""
-        return self._reports.state
+        state = self._replicas.reports.state
+        asleep = self._scale is not None and not self._scale.least and not state.engines
+        return replace(state, asleep=True) if asleep else state
+
+    @property
+    def has_range(self) -> bool:
+        """Return whether the pool says itself how many replicas it wants."""
+        return self._scale is not None
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Return the replicas that may not join or cannot be reached, and why."""
+        return {**self._replicas.unreached, **self._replicas.refused}
 
     @property
     def replicas(self) -> dict[str, dict[str, float | bool | str]]:
@@ -91,8 +113,8 @@ class Pool:
         with self._lock:
             return {
                 name: {
-                    "machine": self._reports.place_of(name)[0],
-                    "process": self._reports.place_of(name)[1],
+                    "machine": self._replicas.reports.place_of(name)[0],
+                    "process": self._replicas.reports.place_of(name)[1],
                     "in_flight": each.all.requests,
                     "queue_s": each.all.prompt_tokens * each.cost.read_s,
                     "prefix_pages": self._router.prefixes.pages_of(name),
@@ -108,10 +130,45 @@ class Pool:
         constraint = None if options.constraint is None else describe(options.constraint)
         route = self._route(request, params, options.begun)
         with self._lock:
-            ticket = self._router.pick(route, time.monotonic())
+            ticket = self._placed(route, time.monotonic())
         request.predicted_ms = 1e3 * ticket.predicted_s
         way = _Way(request, params, options, ticket, constraint)
         self._events.call_soon_threadsafe(self._start, way)
+
+    def _placed(self, route: RouteRequest, now_s: float) -> Ticket:
+        """Return a ticket for a new request, without a replica where one is being started. Raises `RefusedError`."""
+        is_late = False
+        try:
+            if self._scale is None or self._replicas.channels:
+                return self._router.pick(route, now_s)
+            if self._asked_s is None:
+                self._asked_s = now_s
+            left_s = max(self._start_s - (now_s - self._asked_s), 1.0)
+            if route.total_s is not None and route.total_s < left_s and not route.may_be_late:
+                raise DeadlineUnattainableError(
+                    f"no replica of {self.name} runs, and one that is being started takes about {left_s:.0f} s: ask "
+                    "again then, or allow more time",
+                    left_s,
+                    1e3 * left_s,
+                )
+            return Ticket(0, "", 0, left_s, 0, 0, ())
+        except DeadlineUnattainableError:
+            is_late = True
+            raise
+        finally:
+            if self._scaler is not None:
+                self._scaler.note(self._router.work_s(route), is_late, now_s)
+
+    def wanted(self, count: int) -> int:
+        """Return how many replicas there should be, where ``count`` were wanted last; ``count`` without a range."""
+        if self._scaler is None:
+            return count
+        with self._lock:
+            loads = [(each.all, each.cost) for each in self._router.replicas.values()]
+            queue_s = sum(load.prompt_tokens * cost.read_s for load, cost in loads)
+            if loads:
+                self._note_start()
+            return self._scaler.wanted(time.monotonic(), count, len(self._tasks), queue_s)
 
     def quote(self, request: Request, params: SamplingParams) -> Quote:
         """Return the prediction for a request that is not sent."""
@@ -149,7 +206,7 @@ class Pool:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._events)
-        watch = self._events.create_task(self._watch())
+        watch = self._events.create_task(self._replicas.follow())
         self._events.run_forever()
         watch.cancel()
         self._events.run_until_complete(asyncio.gather(watch, return_exceptions=True))
@@ -159,7 +216,7 @@ class Pool:
         for task in tuple(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._members.close()
+        await self._replicas.close()
 
     def _start(self, way: _Way) -> None:
         number = way.request.number
@@ -184,11 +241,14 @@ class Pool:
         assert self.loop is not None, "dispatched through it"
         error: MiaotuiError | None = None
         try:
+            if not way.ticket.replica:
+                await self._find_place(way, START_WAIT_S)
+                self._note_start()
             while not way.request.is_over:
                 try:
                     await self._attempt(way)
                 except ReplicaLostError as lost:
-                    self._leave(way.ticket.replica)  # if it is still there, it joins again
+                    self._replicas.leave(way.ticket.replica)  # if it is still there, it joins again
                     await self._move(way, lost)
                 except EngineError as failed:
                     await self._move(way, failed)
@@ -215,7 +275,7 @@ class Pool:
         """Have one replica compute what is left of an answer. Raises what ends this attempt."""
         assert self.loop is not None, "dispatched through it"
         request, options = way.request, way.options
-        channel = self._channels.get(way.ticket.replica)
+        channel = self._replicas.channels.get(way.ticket.replica)
         if channel is None:
             raise ReplicaLostError(f"the replica {way.ticket.replica} has left")
         spent_ms = 1e3 * (time.perf_counter() - request.timeline.arrived_s)
@@ -265,7 +325,17 @@ class Pool:
         LOG.warning("%s: %s: the answer goes on elsewhere after %d tokens", self.name, lost, len(request.token_ids))
         if way.losses > MOST_LOSSES:
             raise ReplicaLostError(f"{way.losses} replicas were lost under this request. The last: {lost}. Ask again")
-        end_s = time.monotonic() + WAIT_S
+        await self._find_place(way, WAIT_S)
+        self.resumed += 1
+
+    def _note_start(self) -> None:
+        """Learn how long a start takes, from the request that caused it."""
+        if self._asked_s is not None:
+            self._start_s, self._asked_s = time.monotonic() - self._asked_s, None
+
+    async def _find_place(self, way: _Way, wait_s: float) -> None:
+        """Wait for a replica that takes a request. Raises `RefusedError` where none comes, or none in time."""
+        end_s = time.monotonic() + wait_s
         while True:
             try:
                 self._pick(way)
@@ -274,9 +344,8 @@ class Pool:
                 if time.monotonic() > end_s or (left_s is not None and left_s <= 0):
                     raise
                 way.tried = set()  # it may have been only one answer that failed there
-                await asyncio.sleep(LOOK_S / 2)
+                await asyncio.sleep(RETRY_S)
             else:
-                self.resumed += 1
                 return
 
     def _ask_another(self, way: _Way, refusal: RefusedError) -> None:
@@ -326,74 +395,3 @@ class Pool:
             token_s=None if token_ms is None else token_ms / 1e3,
             may_be_late=deadline is not None and deadline.on_late != "refuse",
         )
-
-    # members -------------------------------------------------------------------------------------
-
-    async def _watch(self) -> None:
-        """Follow the members as they come, report and go."""
-        joining: dict[str, asyncio.Task[None]] = {}
-        reported_s = 0.0
-        while True:
-            try:
-                members = await self._members.current()
-            except Exception:
-                LOG.exception("the members of %s are not known", self.name)
-                await asyncio.sleep(1.0)
-                continue
-            self._drop_those_not_in(members)
-            for name, channel in members.items():
-                if name not in self._channels and name not in self.refused and name not in joining:
-                    task = asyncio.create_task(self._join(name, channel))
-                    joining[name] = task
-                    task.add_done_callback(lambda _, name=name: joining.pop(name, None))  # type: ignore[misc]
-            if time.monotonic() - reported_s > REPORT_S:
-                reported_s = time.monotonic()
-                await asyncio.gather(*(self._report(name) for name in tuple(self._channels)))
-            await asyncio.sleep(LOOK_S)
-
-    def _drop_those_not_in(self, members: Mapping[str, Channel]) -> None:
-        for name in [name for name in self._channels if name not in members]:
-            self._leave(name)
-        for name in [name for name in self.refused if name not in members]:
-            del self.refused[name]
-
-    async def _join(self, name: str, channel: Channel) -> None:
-        """Let a replica join that is what the others are."""
-        try:
-            described = await asyncio.wait_for(channel.describe(), DESCRIBED_S)
-            report = await asyncio.wait_for(channel.report(), REPORTED_S)
-        except (ReplicaLostError, asyncio.TimeoutError) as error:
-            LOG.info("%s is not there yet: %s", name, error or "it does not answer")
-            return
-        reason = admissible(described, self.expected)
-        if reason is not None:
-            LOG.error("the replica %s may not join %s: %s", name, self.name, reason)
-            self.refused[name] = reason
-            return
-        with self._lock:
-            self._channels[name] = channel
-            self._router.add(name, cost_of(report))
-        self._reports.take(name, described, report)
-
-    async def _report(self, name: str) -> None:
-        """Take a replica's report in; one that cannot give any has left."""
-        channel = self._channels.get(name)
-        if channel is None:
-            return
-        try:
-            report = await asyncio.wait_for(channel.report(), REPORTED_S)
-        except (ReplicaLostError, asyncio.TimeoutError):
-            self._leave(name)
-            return
-        load: ReplicaLoad = load_of(report)
-        cost: ReplicaCost = cost_of(report)
-        with self._lock:
-            self._router.update(name, cost, load)
-        self._reports.take(name, None, report)
-
-    def _leave(self, name: str) -> None:
-        """Forget a replica; its requests notice by themselves."""
-        with self._lock:
-            self._channels.pop(name, None)
-            self._router.remove(name)
-        self._reports.forget(name)

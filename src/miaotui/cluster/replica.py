@@ -30,6 +30,7 @@ from miaotui.serve.models import ObservedModel
 from miaotui.types import TokenLogprobs
 
 GATHER_S = 0.03  # two frames of a screen
+UNKNOWN_S = 0.01  # a token of an engine that promises nothing: only proportions matter
 READ_ROWS = 128  # of a step that reads a prompt: what the cost of a token of it is published for
 
 
@@ -62,6 +63,7 @@ class Replica:
             "miaotui": version("miaotui"),
             "digest": self.digest,
             "computes": [found.name, sorted(found.formats), found.kv, found.arithmetic],
+            "promises": self._loop.can_promise,
             "context": engine.context,
             "width": engine.scheduler.config.max_sequences,
             "chunk_rows": engine.scheduler.config.chunk_size,
@@ -74,28 +76,42 @@ class Replica:
 
     def report(self) -> Message:
         """Return what this replica could promise now: its costs, and all its work."""
-        loop, cost = self._loop, self._loop.cost
-        read_s = cost.seconds(READ_ROWS, 0, READ_ROWS * REFERENCE_TOKENS) / READ_ROWS
-        answer_s = [cost.token_s(n, n, n * REFERENCE_TOKENS) for n in LEVELS]
-        jobs = [entry.job for entry in loop.admission.entries()]
+        loop, config = self._loop, self._loop.engine.scheduler.config
         stats = loop.engine.scheduler.stats()
-        return {
+        found = self._promised() if loop.can_promise else self._unpromised()
+        found["cost"] |= {"width": config.max_sequences, "kept_pages": config.n_pages}
+        return found | {
             "healthy": loop.healthy,
+            "running": stats.running,
+            "waiting": stats.waiting,
+            "pages_used": stats.pages_used,
+            "threads": loop.engine.backend.stats().threads,
+        }
+
+    def _promised(self) -> Message:
+        """Return what passes cost, and the work that stands in the book of promises."""
+        cost = self._loop.cost
+        jobs = [entry.job for entry in self._loop.admission.entries()]
+        return {
             "cost": {
-                "read_s": read_s,
-                "answer_s": answer_s,
+                "read_s": cost.seconds(READ_ROWS, 0, READ_ROWS * REFERENCE_TOKENS) / READ_ROWS,
+                "answer_s": [cost.token_s(n, n, n * REFERENCE_TOKENS) for n in LEVELS],
                 "allowance": cost.margin,
-                "width": loop.engine.scheduler.config.max_sequences,
-                "kept_pages": loop.engine.scheduler.config.n_pages,
             },
             "load": [len(jobs), sum(job.prompt_left for job in jobs), int(sum(job.answer_left for job in jobs))],
             "rates": [[[rows, s / cost.pace] for rows, s in _curve(cost.knots, cost.seconds)], cost.logits_s],
             "attend_s": cost.attend_s,
             "pace": cost.pace,
-            "running": stats.running,
-            "waiting": stats.waiting,
-            "pages_used": stats.pages_used,
-            "threads": loop.engine.backend.stats().threads,
+        }
+
+    def _unpromised(self) -> Message:
+        """Return costs that are equal for all replicas, so that the one with the fewest requests is the soonest."""
+        return {
+            "cost": {"read_s": 1e-5, "answer_s": [UNKNOWN_S * n for n in LEVELS], "allowance": 1.0},
+            "load": [self._loop.in_flight, 0, 0],
+            "rates": [[[1, UNKNOWN_S], [2, UNKNOWN_S]], 0.0],
+            "attend_s": 0.0,
+            "pace": 1.0,
         }
 
     async def answer(self, message: Mapping[str, Any]) -> AsyncGenerator[Message, None]:
@@ -106,8 +122,9 @@ class Replica:
             constraint = None
             if asked.constraint is not None:
                 constraint = restore(asked.constraint, self.model.grammars, self.model.tokenizer.token_bytes)
+            begun = asked.begun if self._loop.engine.backend.capabilities.resumes else ()  # else from its beginning
             options = RequestOptions(
-                asked.namespace, constraint, asked.deadline, arrived_s, asked.passages, begun=asked.begun
+                asked.namespace, constraint, asked.deadline, arrived_s, asked.passages, begun=begun
             )
             request = self.model.submit(asked.prompt, asked.params, options)
         except MiaotuiError as error:

@@ -55,7 +55,13 @@ class MaskedBackend:
         context = limits.context if masked.block else min(limits.context, limits.rows)
         self.limits = replace(limits, context=context, passes=1, run_tokens=1)
         self.capabilities = replace(
-            inner.capabilities, promises=False, masks=False, drafts=False, draft_head=False, adapters=False
+            inner.capabilities,
+            promises=False,
+            masks=False,
+            drafts=False,
+            draft_head=False,
+            adapters=False,
+            resumes=False,
         )
 
     def run(self, plan: Plan, *arguments: Any, **options: Any) -> StepResult:

@@ -22,7 +22,7 @@ from miaotui.encoders.spans import Aggregation, require_aggregation, spans_of
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import FieldError, RequestError
-from miaotui.model.oracle import softmax
+from miaotui.model.formulas import softmax
 from miaotui.text.encoders.layout import EncodedText
 
 Result = TypeVar("Result")

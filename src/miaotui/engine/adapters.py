@@ -12,6 +12,7 @@ import itertools
 import math
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,7 +46,23 @@ class LoadedAdapter(NamedTuple):
     loaded_s: int  # seconds since 1970
 
 
-class AdapterRegistry(Mapping[str, LoadedAdapter]):
+class Adapters(Mapping[str, LoadedAdapter]):
+    """The adapters of one model by name, be its engine here or elsewhere."""
+
+    @abstractmethod
+    def load(self, name: str, path: Path) -> LoadedAdapter:
+        """Load the adapter at ``path``. Raises `RequestError`."""
+
+    @abstractmethod
+    def unload(self, name: str) -> None:
+        """Take an adapter's name away. Raises `RequestError` for an unknown one."""
+
+    @abstractmethod
+    def number_of(self, adapter: LoadedAdapter | str | None) -> int:
+        """Return an adapter's number, `NO_ADAPTER` for None. Raises `RequestError` for an unknown name."""
+
+
+class AdapterRegistry(Adapters):
     """The adapters of one loop. `load`, `unload` and `number_of` may be called from any thread.
 
     ``between_steps`` runs work in the engine's thread; ``in_use`` yields the adapter's number of each request that has

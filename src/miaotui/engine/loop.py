@@ -15,13 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from miaotui.backends.backend import require
 from miaotui.engine.adapters import AdapterRegistry
+from miaotui.engine.all_logits import all_logits
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
-from miaotui.engine.reading.readers import Readers, Wakeup
+from miaotui.engine.reading.readers import Readers, ReadLoop, Wakeup
 from miaotui.engine.reading.work import ThreadWork
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.turns import PROMISED, REST, CoreTurns, shared_turns
@@ -30,6 +31,9 @@ from miaotui.types import SamplingParams
 
 if TYPE_CHECKING:  # imported by the first deadline: a start without one need not wait for them
     import logging
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from miaotui.engine.slo_controller import Promises
     from miaotui.schedule.promises.admission import Admission, AdmissionLimits
@@ -44,20 +48,7 @@ HELD_S = 0.01  # between looks at requests of which none may compute now
 RESTARTS = (0.0, 0.1, 0.5, 1.0)  # seconds before each attempt to run again after a fault
 
 
-class RequestObserver(Protocol):
-    """Observer of one loop's requests, in the thread that submits or leaves them; must return at once."""
-
-    def submitted(self, request: Request) -> None:
-        """Note a request that was taken on."""
-
-    def refused(self, error: RefusedError) -> None:
-        """Note a sound request that was not taken on."""
-
-    def left(self, request: Request) -> None:
-        """Note a request that is not read any more; unless it is over, it is about to be cancelled."""
-
-
-class EngineLoop:
+class EngineLoop(ReadLoop):
     """One model that runs. `submit`, `leave` and `cancel` may be called from any thread and return at once.
 
     Threads and tasks wait with `readers`; see `engine.reading.readers`.
@@ -66,9 +57,8 @@ class EngineLoop:
     def __init__(
         self, engine: Engine, model: LoadedModel, readers: Readers | None = None, turns: CoreTurns | None = None
     ) -> None:
+        super().__init__(readers or Readers())
         self.engine, self.model = engine, model
-        self.readers = readers or Readers()
-        self.observer: RequestObserver | None = None
         self.promises: Promises | None = None  # None: no deadline was asked for yet
         self.healthy = True
         self._coming: deque[Request] = deque()
@@ -78,7 +68,6 @@ class EngineLoop:
         self.adapters = AdapterRegistry(
             engine.backend, model.config, self.between_steps, self._adapters_in_use, self._known_cost
         )
-        self._unleft: set[int] = set()  # numbers of requests that were submitted and not left
         self._wakeup, self._stop = Wakeup(), threading.Event()
         self._is_probing = False
         self._calibrating = threading.Lock()
@@ -104,9 +93,7 @@ class EngineLoop:
             if self.observer is not None:
                 self.observer.refused(error)
             raise
-        self._unleft.add(request.number)
-        if self.observer is not None:
-            self.observer.submitted(request)
+        self.expect_reader(request)
         return request
 
     def _submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions) -> Request:
@@ -134,17 +121,6 @@ class EngineLoop:
             self._turn_away()
         return request
 
-    def leave(self, request: Request) -> None:
-        """Stop reading a request, and cancel it if it has not ended. Twice does nothing more. Safe in a finalizer."""
-        if request.number not in self._unleft:
-            return
-        self._unleft.discard(request.number)
-        self.readers.remove(request)
-        if self.observer is not None:
-            self.observer.left(request)
-        if not request.is_over:
-            self.cancel(request)
-
     def cancel(self, request: Request) -> None:
         """End a request early: its pages are free before the next step. Safe in a finalizer."""
         self._leaving.append(request)
@@ -161,6 +137,10 @@ class EngineLoop:
         self._work.append(job)  # type: ignore[arg-type]  # jobs of any result in one queue
         self._call()
         return job.wait(self._thread.is_alive)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits after each of the tokens, see `all_logits`."""
+        return self.between_steps(lambda: all_logits(self.engine.backend, token_ids))
 
     def _call(self) -> None:
         """Let the engine's thread look at what has come, right after the pass under way."""
@@ -228,11 +208,6 @@ class EngineLoop:
     def in_flight(self) -> int:
         """Requests that have not ended."""
         return len(self._coming) + self.engine.in_flight
-
-    @property
-    def unread(self) -> int:
-        """Requests that were submitted and not left."""
-        return len(self._unleft)
 
     def close(self) -> None:
         """Cancel what is running, end the thread and give the memory back. Closing twice does nothing."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from miaotui.backends.backend import require
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.request import RequestOptions
 from miaotui.schedule.promises.admission import Quote
 from miaotui.types import SamplingParams
 
 
-def quote(loop: EngineLoop, prompt: Sequence[int], params: SamplingParams, options: RequestOptions) -> Quote:
+def quote(loop: ModelLoop, prompt: Sequence[int], params: SamplingParams, options: RequestOptions) -> Quote:
     """Return the prediction for a request. Raises what `Engine.prepare` raises; `RequestError` if none can be made."""
     require(loop.engine.backend, "promises")
     loop.calibrate()

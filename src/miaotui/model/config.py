@@ -7,23 +7,43 @@ has been checked, so no later stage takes memory by an unchecked number.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.experts import ExpertsConfig
 from miaotui.model.latent import LatentConfig, require_whole_block
+from miaotui.model.layer_inputs import LayerInputsConfig
 from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading.checks import require, require_count, require_positive
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, RopeConfig
+from miaotui.model.streams import StreamsConfig
 
-__all__ = ["ExpertsConfig", "LatentConfig", "MaskedConfig", "ModelConfig", "RopeConfig"]
+__all__ = [
+    "ExpertsConfig",
+    "LatentConfig",
+    "LayerInputsConfig",
+    "LayerShape",
+    "MaskedConfig",
+    "ModelConfig",
+    "RopeConfig",
+    "StreamsConfig",
+]
 
 MAX_VOCAB = 1 << 21
 MAX_WIDTH = 1 << 18  # hidden, feed-forward, and heads * head_dim
 MAX_LAYERS = 1024
 HEAD_STEP = 8  # values of a head are a multiple of it
 LANES = 32  # inputs of one quantization block: widths must be whole blocks
+
+
+class LayerShape(NamedTuple):
+    """Sizes in which the layers of a model may differ."""
+
+    head_dim: int
+    n_kv_heads: int
+    ffn_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +83,19 @@ class ModelConfig:
     gated: bool = True  # the FFN multiplies `up` by the activation of `gate`; else it has `up` alone
     ffn_bias: bool = False  # of up and down, without a gate
     head_bias: bool = False
+    alibi: bool = False  # scores fall with distance, by a slope for each head, and no layer has a position encoding
     sinks: bool = False  # each query head has a score without a value, which takes part in the softmax
     qkv_bias: bool = False
     o_bias: bool = False
     norm_bias: bool = False  # layer norms only
     tied_head: bool = False  # the output matrix is the embedding
+    value_norm: bool = False  # RMS norm of each value head, without weights
+    kv_layers: tuple[int, ...] = ()  # per layer: the one whose keys and values it sees, itself or before; (): itself
+    cutoffs: tuple[float | None, ...] = ()  # per layer: deviations above the mean from which on a gate lets through
+    layer_scales: bool = False  # what a layer leaves is multiplied by a number
+    streams: StreamsConfig | None = None  # None: one residual stream
+    layer_inputs: LayerInputsConfig | None = None  # None: layers get nothing but the stream
+    shapes: tuple[LayerShape, ...] = ()  # per layer, where they differ; (): all are as above, which is else the largest
     experts: ExpertsConfig | None = None  # None: each layer has one feed-forward part
     latent: LatentConfig | None = None  # None: queries, keys and values come from the token itself
     masked: MaskedConfig | None = None  # None: each position sees those before it, and predicts the next token
@@ -88,6 +116,7 @@ class ModelConfig:
         self._check_layers()
         self._check_latent()
         self._check_masked()
+        self._check_parts()
         self._check_scalars()
 
     def _check_blocks(self) -> None:
@@ -113,6 +142,8 @@ class ModelConfig:
             "norms of heads before and after rotation": self.rotated_qk_norm and (self.qk_norm or self.joint_qk_norm),
             "latent attention with biases, sinks, or norms of heads": self.latent is not None and self._has_extras,
             "latent attention in layers without positions": self.latent is not None and not all(self.rope_layers),
+            "ALiBi beside rotated positions, a soft cap, sinks or latent attention": self.alibi
+            and (any(self.rope_layers) or self.attention_softcap > 0 or self.sinks or self.latent is not None),
             "layers without any norm": not self.pre_norms and not self.post_norms,
         }
         for feature, present in wrong.items():
@@ -158,6 +189,77 @@ class ModelConfig:
                 "the model restores masked tokens within attention windows, which is not supported: choose "
                 "another model"
             )
+
+    def _check_parts(self) -> None:
+        """Check what only some layers, or few families, have."""
+        each = f"{self.n_layers} values, one per layer"
+        for name, values in (("key layers", self.kv_layers), ("cutoffs", self.cutoffs), ("shapes", self.shapes)):
+            require(len(values) in (0, self.n_layers), name, each, len(values))
+        for layer, source in enumerate(self.kv_layers):
+            is_own = 0 <= source <= layer and self.kv_layers[source] == source
+            require(is_own, "layer of shared keys", "one with keys of its own, and none behind it", source)
+            equal = self.at(source).n_kv_heads == self.at(layer).n_kv_heads and self._rope_alike(layer, source)
+            require(equal, "layer of shared keys", "one with the same heads and positions", source)
+        for cutoff in self.cutoffs:
+            require(cutoff is None or math.isfinite(cutoff), "cutoff of a gate", "finite", cutoff)
+        for part in (self.streams, self.layer_inputs):
+            if part is not None:
+                part.check()
+        rare = bool(self.cutoffs or self.kv_layers or self.streams or self.shapes or self.layer_inputs)
+        usual = self.norm == "rms" and self.pre_norms and self.post_norms and self.gated and self.experts is None
+        if rare and (not usual or self.latent is not None or self.masked is not None or self.sinks):
+            raise UnsupportedModelError(
+                "the model has streams, layer inputs, shared keys or layers of several shapes beside other parts than "
+                "Gemma's, which is not supported: choose another model"
+            )
+        if self.streams is not None and self.layer_inputs is None:
+            raise UnsupportedModelError("the model has several streams without layer inputs: choose another model")
+
+    def _rope_alike(self, layer: int, source: int) -> bool:
+        return self.layer_rope(layer) == self.layer_rope(source) and self.at(layer).head_dim == self.at(source).head_dim
+
+    @cached_property
+    def _by_layer(self) -> tuple[ModelConfig, ...]:
+        found: dict[tuple[LayerShape, RopeConfig], ModelConfig] = {}
+        for layer, shape in enumerate(self.shapes):
+            rope = self.layer_rope(layer) or self.rope
+            if (shape, rope) not in found:
+                alike = replace(self, shapes=(), kv_layers=(), rope=rope, local_rope=None, **shape._asdict())
+                found[shape, rope] = alike
+        return tuple(found[s, self.layer_rope(layer) or self.rope] for layer, s in enumerate(self.shapes))
+
+    def at(self, layer: int) -> ModelConfig:
+        """Return the configuration of a model whose layers all have this one's shape."""
+        return self._by_layer[layer] if self.shapes else self
+
+    def kv_layer(self, layer: int) -> int:
+        """Return the layer whose keys and values this one sees."""
+        return self.kv_layers[layer] if self.kv_layers else layer
+
+    def has_keys(self, layer: int) -> bool:
+        """Return whether a layer has keys and values of its own."""
+        return self.kv_layer(layer) == layer
+
+    @property
+    def has_one_stream(self) -> bool:
+        """Return whether layers hand on a residual stream and nothing else, each with keys of its own."""
+        return self.state_size == self.hidden_size and not self.kv_layers and not self.layer_scales
+
+    @property
+    def kv_values(self) -> int:
+        """Return the values of one token's keys, in all layers that have some."""
+        own = (self.at(layer) for layer in range(self.n_layers) if self.has_keys(layer))
+        return sum(heads.n_kv_heads * heads.head_dim for heads in own)
+
+    @property
+    def stream_width(self) -> int:
+        """Return the values of a row's residual streams."""
+        return self.hidden_size * (1 if self.streams is None else self.streams.number)
+
+    @property
+    def state_size(self) -> int:
+        """Return the values of a row between two layers: its streams, then the inputs of all layers."""
+        return self.stream_width + (0 if self.layer_inputs is None else self.n_layers * self.layer_inputs.width)
 
     def _check_scalars(self) -> None:
         require_positive("norm epsilon", self.norm_eps, most=1.0)

@@ -33,6 +33,12 @@ class HeadLayout:
         """Return the places of a head: its values and zeros, a multiple of 16."""
         return max(_whole(2 * _whole(each // 2) + self.config.head_dim - each) for each in self._all_rotated)
 
+    @property
+    def part_widths(self) -> tuple[int, int, int]:
+        """Return the outputs of the products to queries, keys and values, each in whole units."""
+        queries, keys = (-(-n * self.dim // GROUP) * GROUP for n in (self.config.n_heads, self.config.n_kv_heads))
+        return queries, keys, keys
+
     @cached_property
     def is_plain(self) -> bool:
         """Return whether heads have no zeros, and fill whole groups of 32 for the product that reads them."""

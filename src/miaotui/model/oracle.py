@@ -9,8 +9,8 @@ order in which the models' reference implementations apply it.
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,20 @@ from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
 from miaotui.model.experts import ExpertsConfig, route, sigmoid, swiglu_clamped
+from miaotui.model.formulas import distance_bias, gelu_tanh, rotated, silu, softcapped, softmax, sparse, visible
 from miaotui.model.latent import LATENT_EPS, LatentConfig
-from miaotui.model.rope import RopeConfig
+from miaotui.model.layer_inputs import LayerInputsConfig
+from miaotui.model.streams import corrected, modalities, predicted, with_length_of
 
 Array = NDArray[np.float32]
 OnProduct = Callable[[str, Array], None]
+
+
+class Heads(NamedTuple):
+    """Keys and values of a layer, ``[n, heads, head_dim]`` and ``[n, heads, value_dim]``."""
+
+    keys: Array
+    values: Array
 
 
 class Oracle:
@@ -64,16 +73,25 @@ class Oracle:
         return self.head(self.hidden_states(token_ids, bidirectional=bidirectional)[-1])
 
     def hidden_states(self, token_ids: Sequence[int], *, bidirectional: bool = False) -> list[Array]:
-        """Compute the residual stream, ``[n, hidden]`` each: the embedding, then after every layer."""
-        states = [self.embedded(token_ids)]
+        """Compute the states, ``[n, state]`` each: of the embedding, then after every layer.
+
+        A state is the residual stream, ``[n, hidden]``; of some models several of them and the inputs of the layers.
+        """
+        states, known = [self.embedded(token_ids)], dict[int, Heads]()
         for layer in range(self.config.n_layers):
-            states.append(self.layer(states[-1], layer, bidirectional))
+            states.append(self.layer(states[-1], layer, bidirectional, known))
         return states
 
-    def layer(self, x: Array, layer: int, bidirectional: bool = False) -> Array:
-        """Compute the stream after one layer from the stream before it, ``x [n, hidden]`` of a whole text."""
-        positions = np.arange(len(x))
-        queries, keys, values = self.project(x, layer, positions)
+    def layer(self, x: Array, layer: int, bidirectional: bool = False, known: dict[int, Heads] | None = None) -> Array:
+        """Compute the state after one layer from the one before it, ``x [n, state]`` of a whole text.
+
+        ``known`` are keys and values by layer, for layers that share them; this one's are added.
+        """
+        positions, known = np.arange(len(x)), {} if known is None else known
+        queries, own = self.project(x, layer, positions)
+        if own is not None:
+            known[layer] = own
+        keys, values = known[self.config.kv_layer(layer)]
         block = 0 if bidirectional else self.config.attention_block
         seen = visible(positions, len(x), self.config.windows[layer], block == 0, block)
         return self.finish(x, layer, queries, keys, values, seen)
@@ -81,51 +99,72 @@ class Oracle:
     # the steps of a pass, for callers that keep keys and values between calls
 
     def embedded(self, token_ids: Sequence[int]) -> Array:
-        """Look up the stream before the first layer, ``[n, hidden]``."""
-        x: Array = self._weights["embed"][np.asarray(token_ids)] * np.float32(self.config.embedding_scale)
-        return x
+        """Look up the state before the first layer, ``[n, state]``."""
+        config, ids = self.config, np.asarray(token_ids)
+        x: Array = self._weights["embed"][ids] * np.float32(config.embedding_scale)
+        parts = [x]
+        if config.streams is not None:
+            others = self._linear(x, "stream_up").reshape(len(x), -1, config.hidden_size)
+            parts.append(with_length_of(others, x[:, None]).reshape(len(x), -1))
+        if config.layer_inputs is not None:
+            parts.append(self._inputs_of_layers(ids, x, config.layer_inputs))
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else x
 
-    def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Array, Array]:
-        """Compute queries, keys and values ``[n, heads, head_dim]`` of the stream ``x`` at ``positions``."""
-        config, prefix = self.config, f"layers.{layer}."
+    def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Heads | None]:
+        """Compute queries, and keys and values, ``[n, heads, head_dim]`` each, of the state ``x`` at ``positions``.
+
+        None: the layer sees those of an earlier one.
+        """
+        config, prefix = self.config.at(layer), f"layers.{layer}."
+        x = self._stream(x, self._predictions(x, layer))
         if config.pre_norms:
             x = self._norm(x, prefix + "attn_norm")
+        has_keys = self.config.has_keys(layer)
         if config.latent is not None:
             queries, keys, values = self._latent_heads(x, prefix, config.latent)
         else:
-            queries, keys, values = (self._heads(x, prefix, name) for name in ("q", "k", "v"))
+            letters = "qkv" if has_keys else "q"
+            queries, *rest = (self._heads(x, prefix, name, config.head_dim) for name in letters)
+            keys, values = rest or (queries[:, :0], queries[:, :0])
         if config.qk_norm:
             queries = self._norm(queries, prefix + "q_norm")
-            keys = self._norm(keys, prefix + "k_norm")
-        rope = config.layer_rope(layer)
+            keys = self._norm(keys, prefix + "k_norm") if has_keys else keys
+        if config.value_norm:
+            values = values / np.sqrt(np.mean(values * values, axis=-1, keepdims=True) + np.float32(config.norm_eps))
+        rope = self.config.layer_rope(layer)
         if rope is not None:
             queries, keys = rotated(queries, rope, positions), rotated(keys, rope, positions)
         if config.rotated_qk_norm:
             queries = self._norm(queries, prefix + "q_norm")
             keys = self._norm(keys, prefix + "k_norm")
-        return queries, keys, values
+        return queries, Heads(keys, values) if has_keys else None
 
     def finish(
         self, x: Array, layer: int, queries: Array, keys: Array, values: Array, seen: NDArray[np.bool_]
     ) -> Array:
-        """Compute the stream after a layer: attention to all ``keys`` and ``values``, then feed-forward.
+        """Compute the state after a layer: attention to all ``keys`` and ``values``, then feed-forward.
 
         ``seen`` says which of the m keys each of the n queries sees, ``[n, m]``.
         """
-        config, prefix = self.config, f"layers.{layer}."
+        config, prefix, state = self.config, f"layers.{layer}.", x
+        predictions = self._predictions(x, layer)
+        x = self._stream(x, predictions)
         sinks = self._weights.get(prefix + "sinks")
         mixed = self._linear(self._attended(queries, keys, values, seen, sinks), prefix + "o")
         if config.post_norms:
             mixed = self._norm(mixed, prefix + "attn_post_norm")
         read = self._norm(x, prefix + "attn_norm") if config.parallel else None
-        x = x + mixed
+        if config.streams is not None:
+            x = (x + mixed + self._learned_residual(x, prefix)) / np.float32(np.sqrt(2))
+        else:
+            x = x + mixed
         if read is None:
             read = self._norm(x, prefix + "ffn_norm") if config.pre_norms else x
         experts = config.layer_experts(layer)
-        fed = self._feed_forward(read, prefix) if experts is None else self._mixture(read, experts, prefix)
+        fed = self._feed_forward(read, prefix, layer) if experts is None else self._mixture(read, experts, prefix)
         if config.post_norms:
             fed = self._norm(fed, prefix + "ffn_post_norm")
-        return x + fed
+        return self._left(state, layer, predictions, x + fed)
 
     def head(self, x: Array) -> Array:
         """Compute the logits ``[n, vocab]`` from the stream after the last layer."""
@@ -140,8 +179,71 @@ class Oracle:
         return softcapped(logits, self.config.logit_softcap)
 
     def normed(self, x: Array) -> Array:
-        """Apply the final norm to the stream after the last layer."""
-        return self._norm(x, "final_norm")
+        """Apply the final norm to the state after the last layer, ``[n, hidden]``."""
+        return self._norm(self._merged(x), "final_norm")
+
+    # several streams, and inputs of layers
+
+    def _predictions(self, state: Array, layer: int) -> Array | None:
+        """Predict the streams after a layer, ``[n, streams, hidden]``; None for a model with one stream."""
+        config, prefix = self.config, f"layers.{layer}.altup_"
+        if config.streams is None:
+            return None
+        streams = state[:, : config.stream_width].reshape(len(state), config.streams.number, -1)
+        weights = modalities(streams[:, 0], *self._stream_router(prefix), config.norm_eps)
+        return predicted(streams, weights, self._weights[prefix + "predict"])
+
+    def _stream_router(self, prefix: str) -> tuple[Array, Array]:
+        return self._weights[prefix + "norm"], self._weights[prefix + "router"]
+
+    def _stream(self, state: Array, predictions: Array | None) -> Array:
+        """Return the stream that a layer computes on."""
+        return state[:, : self.config.hidden_size] if predictions is None else predictions[:, 0]
+
+    def _learned_residual(self, x: Array, prefix: str) -> Array:
+        """Compute what runs beside attention: its input, and a product of low rank of it."""
+        read = self._norm(x, prefix + "attn_norm")
+        low = self._linear(self._linear(read, prefix + "laurel_left"), prefix + "laurel_right")
+        return read + self._norm(low, prefix + "laurel_norm")
+
+    def _left(self, state: Array, layer: int, predictions: Array | None, x: Array) -> Array:
+        """Return the state that a layer leaves behind, from the stream ``x`` that it has computed."""
+        config, prefix = self.config, f"layers.{layer}."
+        streams = x[:, None]
+        if predictions is not None:
+            weights = modalities(x, *self._stream_router(prefix + "altup_"), config.norm_eps)
+            streams = corrected(predictions, x, weights, self._weights[prefix + "altup_correct"])
+        if config.layer_inputs is not None:
+            first = config.stream_width + layer * config.layer_inputs.width
+            inputs = state[:, first : first + config.layer_inputs.width]
+            read = streams[:, 0] if predictions is None else streams[:, 0] * self._weights[prefix + "altup_scale"]
+            gated = self._activated(self._linear(read, prefix + "input_gate")) * inputs
+            added = self._norm(self._linear(gated, prefix + "input_projection"), prefix + "input_norm")
+            streams[:, int(predictions is not None) :] += added[:, None]
+        if config.layer_scales:
+            streams = streams * self._weights[prefix + "scale"]
+        return np.concatenate([streams.reshape(len(x), -1), state[:, config.stream_width :]], axis=1)
+
+    def _inputs_of_layers(self, ids: NDArray[np.int64], x: Array, config: LayerInputsConfig) -> Array:
+        """Compute the inputs of all layers, ``[n, layers * width]``, from each token and its embedding."""
+        known = np.where(ids < config.vocab_size, ids, 0)
+        own = self._weights["layer_embed"][known] * np.float32(np.sqrt(config.width))
+        made = self._linear(x, "layer_projection") * np.float32(self.config.hidden_size**-0.5)
+        made = self._norm(made.reshape(len(x), -1, config.width), "layer_projection_norm").reshape(len(x), -1)
+        result: Array = (made + own) * np.float32(2**-0.5)
+        return result
+
+    def _merged(self, state: Array) -> Array:
+        """Return the one stream that the head reads: the mean of all, each brought to the length of the first."""
+        config = self.config
+        if config.streams is None:
+            return state[:, : config.hidden_size]
+        streams = state[:, : config.stream_width].reshape(len(state), config.streams.number, -1)
+        parts = range(config.streams.number - 1)
+        lifted = [self._linear(streams[:, part + 1], "stream_down", part, len(parts)) for part in parts]
+        others = with_length_of(np.stack(lifted, axis=1), streams[:, :1])
+        merged: Array = (streams[:, 0] + others.sum(axis=1)) / np.float32(config.streams.number)
+        return merged
 
     def _attended(
         self, queries: Array, keys: Array, values: Array, seen: NDArray[np.bool_], sinks: Array | None
@@ -150,11 +252,13 @@ class Oracle:
 
         ``sinks [heads]`` are scores of a key without a value (Xiao et al. 2023).
         """
-        n, config = len(queries), self.config
-        shape = n, config.n_kv_heads, config.n_heads // config.n_kv_heads, config.head_dim
+        n, config, kv_heads = len(queries), self.config, keys.shape[1]
+        shape = n, kv_heads, config.n_heads // kv_heads, queries.shape[2]
         grouped = queries.reshape(shape).transpose(1, 2, 0, 3)  # [kv heads, group, n, head_dim]
         scores = grouped @ keys.transpose(1, 2, 0)[:, None]  # [kv heads, group, n, m]
         scores = softcapped(scores * np.float32(config.attention_scale), config.attention_softcap)
+        if config.alibi:
+            scores = scores + distance_bias(config.n_heads, seen).reshape(shape[1], shape[2], n, -1)
         scores = np.where(seen, scores, np.float32(-np.inf))
         if sinks is not None:
             none = np.broadcast_to(sinks.reshape(shape[1], shape[2], 1, 1), (*scores.shape[:3], 1))
@@ -163,12 +267,12 @@ class Oracle:
         heads: Array = mixed.transpose(2, 0, 1, 3).reshape(n, -1)
         return heads
 
-    def _heads(self, x: Array, prefix: str, name: str) -> Array:
+    def _heads(self, x: Array, prefix: str, name: str, head_dim: int) -> Array:
         """Compute the heads ``[n, heads, head_dim]`` of ``x [n, hidden]``, normed together where the model does so."""
         y = self._linear(x, prefix + name)
         if self.config.joint_qk_norm and name != "v":
             y = self._norm(y, f"{prefix}{name}_norm")
-        return y.reshape(len(x), -1, self.config.head_dim)
+        return y.reshape(len(x), -1, head_dim)
 
     def _latent_heads(self, x: Array, prefix: str, latent: LatentConfig) -> tuple[Array, Array, Array]:
         """Compute heads from small vectors: queries and keys ``[n, heads, head_dim]``, values ``[…, value_dim]``.
@@ -183,9 +287,14 @@ class Oracle:
         keys = np.concatenate([first, self._linear(both, prefix + "k").reshape(n, heads, -1)], axis=-1)
         return queries, keys, self._linear(both, prefix + "v").reshape(n, heads, -1)
 
-    def _feed_forward(self, x: Array, prefix: str) -> Array:
-        up = self._linear(x, prefix + "up")
-        inner = self._gated(self._linear(x, prefix + "gate"), up) if self.config.gated else self._activated(up)
+    def _feed_forward(self, x: Array, prefix: str, layer: int | None = None) -> Array:
+        """Compute the feed-forward part of ``layer``, or (None) of an expert."""
+        up, gated = self._linear(x, prefix + "up"), self.config.gated
+        cutoffs = self.config.cutoffs if layer is not None else ()
+        gate = self._linear(x, prefix + "gate") if gated else up
+        if cutoffs and layer is not None:
+            gate = sparse(gate, cutoffs[layer])
+        inner = self._gated(gate, up) if gated else self._activated(up)
         return self._linear(inner, prefix + "down")
 
     def _gated(self, gate: Array, up: Array) -> Array:
@@ -196,7 +305,7 @@ class Oracle:
 
     def _mixture(self, x: Array, experts: ExpertsConfig, prefix: str) -> Array:
         """Sum the results of the experts that each row chose, in ascending order, then that of the shared one."""
-        logits = x @ self._weights[prefix + "router"].T + self._weights.get(prefix + "router_logit_bias", np.float32(0))
+        logits = self._router_logits(x, prefix + "router")
         numbers, weights = route(logits, experts, self._weights.get(prefix + "router_bias"))
         total = np.zeros_like(x)
         for expert in np.unique(numbers):
@@ -208,6 +317,10 @@ class Oracle:
         return total + (
             sigmoid(x @ self._weights[prefix + "shared_router"].T) * shared if experts.shared_gate else shared
         )
+
+    def _router_logits(self, x: Array, name: str) -> Array:
+        logits: Array = x @ self._weights[name].T + self._weights.get(f"{name}_logit_bias", np.float32(0))
+        return logits + self._adapter[name].product(x) if name in self._adapter else logits
 
     def _expert(self, x: Array, prefix: str, number: int, experts: ExpertsConfig) -> Array:
         """Compute one expert: the products of its part of the rows of each matrix."""
@@ -238,61 +351,6 @@ class Oracle:
         y: Array = x / np.sqrt(mean_square + np.float32(eps)) * self._weights[name]
         bias = self._weights.get(name + "_bias")
         return y if bias is None else y + bias
-
-
-def rotated(heads: Array, rope: RopeConfig, positions: NDArray[np.int64]) -> Array:
-    """Return ``[n, heads, head_dim]`` with each pair ``(i, i + dim/2)`` turned by position times frequency."""
-    half = rope.dim // 2
-    angles = positions[:, None, None] * _frequencies(rope)  # [n, 1, half]
-    cos = (np.cos(angles) * rope.magnitude()).astype(np.float32)
-    sin = (np.sin(angles) * rope.magnitude()).astype(np.float32)
-    first, second, rest = heads[..., :half], heads[..., half : rope.dim], heads[..., rope.dim :]
-    turned = (first * cos - second * sin, second * cos + first * sin, rest)
-    return np.concatenate(turned, axis=-1)
-
-
-@functools.cache
-def _frequencies(rope: RopeConfig) -> NDArray[np.float64]:
-    return rope.inverse_frequencies()
-
-
-def visible(
-    positions: NDArray[np.int64], count: int, window: int, bidirectional: bool, block: int = 1
-) -> NDArray[np.bool_]:
-    """Return which of the first ``count`` positions each position sees, ``[n, count]``; a window counts itself.
-
-    Positions of one ``block`` see each other, and all blocks before theirs.
-    """
-    back = positions[:, None] - np.arange(count)[None, :]
-    seen = np.full(back.shape, True)
-    if not bidirectional:
-        seen = positions[:, None] // block >= np.arange(count)[None, :] // block
-    return seen & (np.abs(back) < window) if window else seen
-
-
-def softmax(scores: Array) -> Array:
-    """Over the last axis."""
-    weights: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return weights
-
-
-def softcapped(x: Array, cap: float) -> Array:
-    """Squash into ``(-cap, cap)``; a cap of 0 changes nothing."""
-    return np.tanh(x / np.float32(cap)) * np.float32(cap) if cap else x
-
-
-def silu(x: Array) -> Array:
-    """Return ``x * sigmoid(x)``, written with tanh, which cannot overflow."""
-    y: Array = x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5)))
-    return y
-
-
-def gelu_tanh(x: Array) -> Array:
-    """GELU in its tanh approximation (Hendrycks and Gimpel, 2016)."""
-    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
-    y: Array = np.float32(0.5) * x * (1 + np.tanh(inner))
-    return y
 
 
 def _decoded(weights: StoredTensor | Array) -> Array:

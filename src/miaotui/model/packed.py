@@ -26,6 +26,9 @@ from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.types import Progress, progress_as
 
 LAYOUT = 3
+STATE_MATRICES = ("layer_projection", "stream_up", "stream_down")
+LAYER_MATRICES = ("laurel_left", "laurel_right", "input_gate", "input_projection")
+NUMBERS = ("altup_router", "altup_predict", "altup_correct")  # small matrices that kernels read as float32
 SMALL_PARTS = ("q_a", "kv_a", "k_rope")  # of latent attention: products whose results are its small vectors
 
 
@@ -214,18 +217,26 @@ def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[Packing
         return PackingJob(name, (tensors[name],), packed_format(tensors[name].kind, form))
 
     yield single("embed", outer)
-    heads = HeadLayout(config)
+    if config.layer_inputs is not None:
+        yield single("layer_embed", outer)
+    for name in STATE_MATRICES:
+        if name in tensors:
+            yield single(name, wanted)
     for layer in range(config.n_layers):
-        prefix = f"layers.{layer}."
-        parts = {name: heads.stored(tensors[prefix + name], name, layer) for name in ("q", "k", "v")}
+        prefix, heads = f"layers.{layer}.", HeadLayout(config.at(layer))
+        letters = "qkv" if config.has_keys(layer) else "q"
+        parts = {name: heads.stored(tensors[prefix + name], name, layer) for name in letters}
         if config.latent is None:
-            yield from _fused(prefix, "qkv", parts, wanted)
+            yield from _fused(prefix, letters, parts, wanted)
         else:
             small = {name: tensors[prefix + name] for name in SMALL_PARTS if prefix + name in tensors}
             yield from _fused(prefix, "latent", small, wanted)
             yield from _fused(prefix, "q", {"q": parts["q"]}, wanted)
             yield from _fused(prefix, "kv", {"k": parts["k"], "v": parts["v"]}, wanted)
         yield single(prefix + "o", wanted)
+        for name in LAYER_MATRICES:
+            if prefix + name in tensors:
+                yield single(prefix + name, wanted)
         for part in _feed_forward_parts(config, layer):
             yield _gate_up(prefix + part, tensors, wanted) if config.gated else single(prefix + "up", wanted)
             yield single(f"{prefix}{part}down", wanted)
@@ -271,6 +282,10 @@ def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[n
                 vector = np.pad(vector, (0, padded_rows(len(vector)) - len(vector)))
             if not name.endswith(("q_bias", "k_bias", "v_bias", "expert_gate_bias", "expert_up_bias")):
                 yield name, vector
+        elif name.endswith(NUMBERS):
+            numbers = tensor.float32()
+            require_finite(tensor, numbers)
+            yield name, numbers.reshape(-1)
     if config.experts is not None and config.experts.expert_bias:
         for layer in range(config.n_layers):
             parts = [tensors[f"layers.{layer}.expert_{part}_bias"].float32() for part in ("gate", "up")]

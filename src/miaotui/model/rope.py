@@ -17,6 +17,7 @@ from miaotui.model.reading.checks import MAX_FACTOR, require, require_positive
 
 MAX_HEAD_DIM = 1024
 MAX_CONTEXT = 1 << 27  # tokens
+NEVER = 1.0000000150474662e30  # 1e30 in float32: divides the frequency of a pair that does not turn
 
 RopeScaling = Literal["none", "linear", "llama3", "yarn"]
 
@@ -65,7 +66,7 @@ class RopeConfig:
             count = len(self.freq_factors)
             require(count == self.dim // 2, "rope factors", f"{self.dim // 2} numbers", count)
             for value in self.freq_factors:
-                require_positive("every rope factor", value)
+                require_positive("every rope factor", value, most=NEVER)
         if self.scaling in ("llama3", "yarn"):
             known = 1 <= self.original_context <= MAX_CONTEXT
             require(known, "original context", "positive", self.original_context)

@@ -75,6 +75,11 @@ def open_source(path: Path) -> GgufSource:
     file = read_gguf(path)
     try:
         config = config_from_gguf(file.metadata, file.tensors)
+        if not config.has_one_stream:
+            raise UnsupportedModelError(
+                f"the layers of {config.architecture} share keys or hand on more than one residual stream, which "
+                "optimisation does not follow yet: choose another model"
+            )
         found = GgufSource(path, file, config, tuple(_matrices(config, file)))
         found.canonical()
         if not found.matrices:

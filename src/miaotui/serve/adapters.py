@@ -14,7 +14,7 @@ from pathlib import Path
 
 from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.grammar.constraint import Grammars
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import RequestError
 from miaotui.served_model import RequestArguments, ServedModel
@@ -66,7 +66,7 @@ class AdaptedModel:
         return self._model.grammars
 
     @property
-    def loop(self) -> EngineLoop:
+    def loop(self) -> ModelLoop:
         """Return the parent's loop."""
         return self._model.loop
 

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from miaotui.engine.calibrate import warm_up
 from miaotui.engine.grammar.constraint import Grammars
-from miaotui.engine.loaded_model import LoadedModel
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.model_loop import ModelLoop, ModelParts
 from miaotui.engine.reading import readers
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
@@ -211,7 +210,7 @@ class ObservedModel:
     adapter = parent = tier = None  # see `AdaptedModel`, `TieredModel`
 
     def __init__(
-        self, name: str, loop: EngineLoop, observer: Observer | None = None, limits: AdmissionLimits | None = None
+        self, name: str, loop: ModelLoop, observer: Observer | None = None, limits: AdmissionLimits | None = None
     ) -> None:
         model = loop.model
         self.name, self.loop = name, loop
@@ -309,7 +308,7 @@ class _InEventLoop:
                 self._event_loop.call_soon_threadsafe(observe, self._name, what)
 
 
-def _first_prompt(model: LoadedModel) -> list[int]:
+def _first_prompt(model: ModelParts) -> list[int]:
     """Return tokens of a question; making them imports and compiles what the first conversation needs."""
     if model.template.available:
         with suppress(MiaotuiError):  # requests with that template are refused with its error
@@ -317,7 +316,7 @@ def _first_prompt(model: LoadedModel) -> list[int]:
     return model.tokenizer.encode(FIRST_QUESTION)
 
 
-def _fingerprint(name: str, model: LoadedModel) -> str:
+def _fingerprint(name: str, model: ModelParts) -> str:
     words = (version("miaotui"), name, model.path.name, repr(model.config))
     return "fp_" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 

@@ -22,7 +22,7 @@ from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.rules import DEFAULT_RULES, read_rules
 from miaotui.apps.support import Support
 from miaotui.config import Settings
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.seq2seq.loop import Seq2SeqLoop
 from miaotui.kernels.platform.bandwidth import remembered_bandwidth
 from miaotui.llm import LLM
@@ -56,7 +56,7 @@ MADE_PAIRS = "made"  # instead of a file of labelled pairs
 
 
 async def serve(
-    loops: Mapping[str, EngineLoop],
+    loops: Mapping[str, ModelLoop],
     encoders: Iterable[EncoderEntry],
     settings: ServeSettings,
     listening: socket.socket,
@@ -81,7 +81,7 @@ async def serve(
 
 
 def open_services(
-    loops: Mapping[str, EngineLoop],
+    loops: Mapping[str, ModelLoop],
     settings: ServeSettings,
     encoders: Iterable[EncoderEntry] = (),
     seq2seq: Mapping[str, Seq2SeqLoop] | None = None,
@@ -111,7 +111,7 @@ def open_services(
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
     operations.gauges.read_limit_bytes_per_s = _read_limit_bytes_per_s(loops.values())
-    running: list[EngineLoop | Seq2SeqLoop] = [*loops.values(), *(seq2seq or {}).values()]
+    running: list[ModelLoop | Seq2SeqLoop] = [*loops.values(), *(seq2seq or {}).values()]
     meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in running))
     return Services(
         models=models,
@@ -133,7 +133,7 @@ def _taken(*others: Iterable[str] | ServedModels) -> list[str]:
     return names + [model.name for each in others if isinstance(each, ServedModels) for model in each.all()]
 
 
-def _read_limit_bytes_per_s(loops: Iterable[EngineLoop]) -> float | None:
+def _read_limit_bytes_per_s(loops: Iterable[ModelLoop]) -> float | None:
     """Return what memory gives the compiled kernels' threads, measured once on a machine; None where none run."""
     stats = [loop.engine.backend.stats() for loop in loops if loop.engine.backend.identity.name == "cpu"]
     return 1e9 * remembered_bandwidth(max(each.threads for each in stats)) if stats else None

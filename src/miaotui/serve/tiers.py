@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from miaotui.engine.grammar.constraint import Grammars
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, RefusedError, RequestError
 from miaotui.optimize.card import read_card
@@ -114,7 +114,7 @@ class TieredModel:
         return self._allowed[0].grammars
 
     @property
-    def loop(self) -> EngineLoop:
+    def loop(self) -> ModelLoop:
         """Return the loop of the tier that answers; of the first one before that."""
         return self._chosen.loop
 

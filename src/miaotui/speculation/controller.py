@@ -26,9 +26,8 @@ from miaotui.speculation.acceptance_rates import (
     temperature_class,
 )
 from miaotui.speculation.drafters.grammar import GRAMMAR, GrammarDrafter
-from miaotui.speculation.drafters.head import CONFIDENT, DraftDepth, HeadDraft
+from miaotui.speculation.drafters.head import CONFIDENT, DraftDepth, HeadDraft, MultistepDrafting
 from miaotui.speculation.drafters.protocol import Candidate, Drafter, DraftRequest, Head
-from miaotui.speculation.multistep import MultistepDrafting
 from miaotui.speculation.policy import (
     MAX_CHANCES,
     BranchCost,

@@ -2,9 +2,9 @@
 
 Owns the table through which the kernels of `kernels.draft.policy` are called (the rule and its constants stand there),
 the costs of passes by their number of rows and by branches, and the tree of two candidates. Knows neither drafters nor
-requests. Invariants: a run of passes that drafts by itself (`multistep`) decides by the same function; more rows never
-cost less; a branch is added only to a trunk that pays for itself, and must pay for itself as well. Costs decide speed
-alone, so a clock may enter here.
+requests. Invariants: a run of passes that drafts by itself (`MultistepDrafting`) decides by the same function; more
+rows never cost less; a branch is added only to a trunk that pays for itself, and must pay for itself as well. Costs
+decide speed alone, so a clock may enter here.
 """
 
 from __future__ import annotations

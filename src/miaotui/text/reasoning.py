@@ -2,8 +2,8 @@
 
 Owns the marker pairs of model families and the streaming parser. Knows neither tokens nor wire formats. Invariant:
 however an answer is cut into pieces, the joined events are equal, and apart from the markers and the blank space
-beside them no character is lost. Sources: the chat templates of Qwen3, DeepSeek-R1, SmolLM3, Magistral, Seed-OSS and
-Command A Reasoning; OpenAI, "harmony response format" (gpt-oss).
+beside them no character is lost. Sources: the chat templates of Qwen3, DeepSeek-R1, SmolLM3, Magistral, Seed-OSS,
+Gemma 4 and Command A Reasoning; OpenAI, "harmony response format" (gpt-oss).
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ FORMATS = (
     ReasoningFormat("<think>", "</think>"),
     ReasoningFormat("[THINK]", "[/THINK]"),
     ReasoningFormat("<seed:think>", "</seed:think>"),
+    ReasoningFormat("<|channel>thought", "<channel|>"),
     ReasoningFormat("<|START_THINKING|>", "<|END_THINKING|>"),
     HARMONY,
 )

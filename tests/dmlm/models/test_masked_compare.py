@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from miaotui.model.oracle import Oracle, visible
+from miaotui.model.formulas import visible
+from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
 from tiny_masked import COMMON, MASKED, masked_config, masked_values
 

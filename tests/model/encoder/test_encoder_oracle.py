@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from miaotui.errors import RequestError
+from miaotui.model.alibi import alibi_slopes
 from miaotui.model.encoder.activations import erf, gelu
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.names import encoder_shapes
 from miaotui.model.encoder.oracle import EncoderOracle
-from miaotui.model.encoder.positions import alibi_slopes, bias_table, by_distance, log_buckets, t5_buckets
+from miaotui.model.encoder.positions import bias_table, by_distance, log_buckets, t5_buckets
 from tiny_encoders import VARIANTS, Array, tiny_encoder_config, tiny_encoder_weights
 
 TOKENS = np.random.default_rng(5).integers(0, 320, 40).tolist()

@@ -52,10 +52,16 @@ def test_a_citation_opens_the_very_passage(open_page: PageMaker, look: tuple[str
 @rarely
 def test_files_without_text_are_named(open_page: PageMaker, look: tuple[str, int], tmp_path: Path) -> None:
     page = open_page("/#documents", locale=look[0], width=look[1])
-    for name, data in (("a.pdf", b"%PDF-1.7 ..."), ("b.bin", b"\0\1\2")):
+    files = {"a.pdf": b"%PDF-1.7 ...", "b.bin": b"\0\1\2", "c.txt": b"", "d.txt": b" \n"}
+    for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    page.page.locator("input[type=file]").set_input_files([tmp_path / "a.pdf", tmp_path / "b.bin"])
-    expect(page.page.locator(".uploads .problem")).to_have_count(2)
+    page.page.locator("input[type=file]").set_input_files([tmp_path / name for name in files])
+    expect(page.page.locator(".uploads .problem")).to_have_count(4)
+    page.page.evaluate("() => { Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException('gone')) }")
+    page.page.locator("input[type=file]").set_input_files([tmp_path / "c.txt", tmp_path / "d.txt"])  # as a folder does
+    expect(page.page.locator(".uploads .problem")).to_have_count(6)
+    expect(page.page.locator(".uploads .problem").last).to_contain_text(page.name("cannot be read", "无法读取"))
+    assert not page.problems
 
 
 @rarely
@@ -151,6 +157,7 @@ class Liar(BaseHTTPRequestHandler):
     """A server of another make: it shows the page, and answers everything else as the test says."""
 
     status, body, kind = 200, b"", "application/json"
+    has_new_page = False
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -160,6 +167,9 @@ class Liar(BaseHTTPRequestHandler):
         found = BUILT / path
         if not found.is_file():
             self.answer(200, b'{"data": [{"id": "m", "kind": "chat", "max_model_len": 9, "loaded": true}]}', self.kind)
+            return
+        if self.has_new_page and path == "index.html":
+            self.answer(200, b"<!doctype html><title>newer</title>", "text/html")
             return
         kinds = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
         self.answer(200, found.read_bytes(), kinds.get(found.suffix, "text/plain"))
@@ -202,6 +212,12 @@ def test_faults_of_a_server_are_said_and_lose_nothing(open_page: PageMaker, look
         Liar.status, Liar.body = status, body
         expect(page.ask("keep this").locator(".problem")).to_contain_text(page.name(*told))
         expect(page.page.locator("article.user").last).to_contain_text("keep this")
+    Liar.status, Liar.body, Liar.has_new_page = 400, b'{"error": {"message": "what is that?"}}', True
+    expect(page.ask("keep this").locator(".problem")).to_contain_text(page.name("another version", "版本不同"))
+    Liar.has_new_page = False
+    expect(page.ask("keep this").locator(".problem")).to_contain_text(
+        page.name("400: what is that?", "400：what is that?")
+    )
     assert not page.problems
 
 
@@ -242,8 +258,12 @@ def test_language_and_colours_are_chosen_and_kept(console: ConsolePage) -> None:
 def test_nothing_serious_keeps_people_out(open_page: PageMaker, look: tuple[str, int], path: str) -> None:
     page = open_page(path, locale=look[0], width=look[1])
     if path == "/":
-        page.force("# Head\n\n```python\nprint(1)\n```\n\n| a |\n|---|\n| 1 |", temperature=0)
+        wide = " | ".join(f"column{n}" for n in range(12))
+        table = f"| {wide} |\n|{'---|' * 12}\n| {wide} |"
+        sums = "+".join(f"alpha_{{{n}}}" for n in range(40))
+        page.force(f"# Head\n\n```python\nprint(1)\n```\n\n{table}\n\n$$\n{sums}\n$$\n", temperature=0)
         page.ask("Hello")
+        page.page.locator(".formula.display math").wait_for()
     for theme in ("light", "dark"):
         page.page.locator(".choices select").last.select_option(theme)
         page.page.evaluate(AXE.read_text(encoding="utf-8"))

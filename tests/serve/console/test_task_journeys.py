@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,21 @@ def test_a_task_gives_a_table_and_csv(open_page: PageMaker, look: tuple[str, int
     page = open_page("/#tasks", locale=look[0], width=look[1])
     choose_task(page, "summarize")
     path = tmp_path / "texts.csv"
-    path.write_text('"Cats sleep a lot, they do. Dogs bark."\r\n"The house is open. It is old."\r\n', encoding="utf-8")
+    lines = '"Cats sleep a lot, they do. Dogs bark."\r\n"房子很旧。门开着。"\r\n'
+    path.write_text(lines, encoding="gb18030")  # as spreadsheets in Chinese write it
     page.page.locator("input[type=file]").set_input_files(path)
     page.press("Run", "运行")
     expect(page.page.locator("tbody tr")).to_have_count(2)
     page.picture("tasks")
     with page.page.expect_download() as download:
         page.press("Save as CSV", "保存为 CSV")
-    assert '"Cats sleep a lot, they do.' in Path(download.value.path()).read_text(encoding="utf-8")
+    saved = Path(download.value.path()).read_bytes()
+    assert saved.startswith(codecs.BOM_UTF8)  # by which they know that it is UTF-8
+    assert '"Cats sleep a lot, they do.' in saved.decode()
+    assert "房子很旧" in saved.decode()
+    path.write_bytes(bytes(9 << 20))
+    page.page.locator("input[type=file]").set_input_files(path)
+    expect(page.page.locator(".problem")).to_contain_text(page.name("is larger than 8 MB", "大于 8 MB"))
 
 
 @rarely

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from miaotui.backends.cpu.adapters import AdapterSpace
-from miaotui.backends.cpu.operations import OperationTable, source_fields
+from miaotui.backends.cpu.operations import OperationTable, source_fields, target_fields
 from miaotui.backends.cpu.workspace import Quantized, Rows
 from miaotui.kernels.adapters import fields as ad
 from miaotui.kernels.linear import fields as lin
@@ -54,18 +54,11 @@ class AdapterParts(NamedTuple):
         }
         self.operations.add(KERNELS + "add", {**self._common(), **fields}, self.rows)
 
-    def activate(self, mode: int, out: Quantized) -> None:
-        """Append the second ones, added to gate and up, and the activation."""
-        fields = {
-            lin.MODE: mode,
-            lin.OUT: out.integers.address,
-            lin.OUT_STRIDE: out.integers.stride,
-            lin.OUT_HEADERS: out.headers.address,
-            lin.OUT_HEADER_STRIDE: out.headers.stride,
-            ad.UNITS: self.units[0],
-            ad.WIDE: self.space.wide.address,
-            ad.WIDE_STRIDE: self.space.wide.stride,
-        }
+    def activate(self, mode: int, out: Quantized | None, wide: Rows) -> None:
+        """Append the second ones, added to gate and up in ``wide``, and the activation if there is an ``out``."""
+        fields = {lin.MODE: mode, ad.UNITS: self.units[0], ad.WIDE: wide.address, ad.WIDE_STRIDE: wide.stride}
+        if out is not None:
+            fields |= target_fields(out, lin.OUT, lin.OUT_STRIDE, lin.OUT_HEADERS, lin.OUT_HEADER_STRIDE)
         self.operations.add(KERNELS + "activate", {**self._common(), **fields}, self.rows)
 
     def _common(self) -> dict[int, int]:

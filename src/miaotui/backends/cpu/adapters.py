@@ -24,7 +24,13 @@ from miaotui.model.adapters.adapter import Array, LowRankPair, require_per_reque
 from miaotui.model.config import ModelConfig
 from miaotui.model.head_layout import HeadLayout
 
-OPERATIONS = {"qkv": ("q", "k", "v"), "o": ("o",), "up": ("gate", "up"), "down": ("down",)}  # of a layer, with parts
+OPERATIONS = {  # of a layer, with parts
+    "qkv": ("q", "k", "v"),
+    "o": ("o",),
+    "up": ("gate", "up"),
+    "down": ("down",),
+    "router": ("router",),
+}
 _MOST_CODE = 127
 
 
@@ -126,7 +132,8 @@ def size_of(config: ModelConfig, name: str, pair: LowRankPair) -> PairSize:
     """Return the sizes of a pair's packed matrices."""
     outputs, matrix = len(pair.up), name.rpartition(".")[2]
     if matrix in ("q", "k", "v"):
-        outputs = outputs // config.head_dim * HeadLayout(config).dim
+        heads = HeadLayout(config.at(int(name.split(".")[1])))
+        outputs = outputs // heads.config.head_dim * heads.dim
     return PairSize(pair.rank, pair.down.shape[1], padded_rows(outputs))
 
 
@@ -136,7 +143,8 @@ def spread(config: ModelConfig, name: str, up: Array) -> Array:
     if matrix in ("q", "k", "v"):
         raw = np.ascontiguousarray(up, np.float32).reshape(-1).view(np.uint8)
         stored = StoredTensor.from_bytes(name, up.shape, BlockType.F32, raw)
-        up = HeadLayout(config).stored(stored, matrix, int(name.split(".")[1])).float32()
+        layer = int(name.split(".")[1])
+        up = HeadLayout(config.at(layer)).stored(stored, matrix, layer).float32()
     return np.pad(up, ((0, padded_rows(len(up)) - len(up)), (0, 0)))
 
 

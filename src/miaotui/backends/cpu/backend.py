@@ -36,8 +36,7 @@ from miaotui.backends.backend import (
 from miaotui.backends.cpu import draw
 from miaotui.backends.cpu.adapters import AdapterSpace, PackedAdapter, packed_size
 from miaotui.backends.cpu.draft_head import CpuDraftHead
-from miaotui.backends.cpu.multistep import MOST_TOKENS, CompiledDraftRun
-from miaotui.backends.cpu.pass_tables import ChoiceTable, PassTables
+from miaotui.backends.cpu.pass_tables import MOST_TOKENS, ChoiceTable, CompiledDraftRun, PassTables
 from miaotui.backends.cpu.program import Program
 from miaotui.backends.cpu.workspace import KvPages, Rows, float_rows, peaks_of
 from miaotui.backends.drafting import DraftResult, DraftRun, Quotes
@@ -202,7 +201,7 @@ class Runner:
         if layer not in self._taps:
             program = self.program
             space = program.workspace
-            self._taps[layer] = float_rows(space.max_rows, program.config.hidden_size)
+            self._taps[layer] = float_rows(space.max_rows, program.config.state_size)
             self.program = program.changed(self._taps, None)
             if self._adapted is not None:
                 self._adapted = program.changed(self._taps, self._adapted.adapters)
@@ -303,7 +302,7 @@ class CpuBackend:
         found = NO_STATES
         if states is not NO_ROW_STATES:
             refuse_unable(self, plan, states)
-            width = self.limits.hidden_size
+            width = self.limits.state_size
             found = {layer: runner.tap(layer).floats(plan.n_rows, width) for layer in states.layers}
         tables = cast("Sequence[ChoiceTable | None]", choices)
         addresses = [0 if table is None else table.address for table in tables]
@@ -341,12 +340,12 @@ class CpuBackend:
         self.runner.remove_adapter(number)
 
     def find_draft_head(self, settings: Settings) -> CpuDraftHead | None:
-        """Return the draft head that was trained for these weights; None: there is none.
+        """Return the draft head that was trained for these weights; None: there is none, or none that could be.
 
         Raises `ModelFormatError` for a file that is no head.
         """
         path = path_for(self.weights, settings.folder(FOLDER_NAME))
-        if path is None:
+        if path is None or not self._config.has_one_stream:
             return None
         store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
         head = load_head(path, self.weights, self._config.tied_head, store)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from miaotui.backends.cpu.backend import CpuBackend, Runner
-from miaotui.backends.cpu.multistep import MOST_TOKENS
+from miaotui.backends.cpu.pass_tables import MOST_TOKENS
 from miaotui.backends.cpu.program import Program
 from miaotui.backends.cpu.shape_limits import require_runnable
 from miaotui.backends.cpu.workspace import KvPages, Workspace, rotation_tables

@@ -26,9 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.backend import TokenChoice
-from miaotui.backends.cpu.multistep import CompiledDraftRun, HeadTables
 from miaotui.backends.cpu.operations import OperationTable
-from miaotui.backends.cpu.pass_tables import ChoiceTable
+from miaotui.backends.cpu.pass_tables import ChoiceTable, CompiledDraftRun, HeadTables
 from miaotui.backends.cpu.workspace import Quantized, Rows, float_rows
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.draft.draft_fields import DRAFTED_EVIDENCE, DRAFTED_FIELDS, DRAFTED_TOKEN

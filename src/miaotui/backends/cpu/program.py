@@ -19,8 +19,10 @@ from miaotui.backends.cpu.adapter_parts import AdapterParts
 from miaotui.backends.cpu.adapters import AdapterSpace, operation_of
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.layers.attention import AttentionParts
+from miaotui.backends.cpu.layers.ends import EndParts
 from miaotui.backends.cpu.layers.latent import LatentParts
 from miaotui.backends.cpu.layers.mixture import MixtureParts
+from miaotui.backends.cpu.layers.streams import StateParts
 from miaotui.backends.cpu.operations import OperationTable, quantized_fields
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 from miaotui.kernels.attention import fields as att
@@ -30,9 +32,7 @@ from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.ops import float_field
 from miaotui.kernels.runtime.thread_pool import KERNELS as POOL_KERNELS
-from miaotui.kernels.sampling import peaks_fields as pk
 from miaotui.model.config import ExpertsConfig, ModelConfig
-from miaotui.model.head_layout import HeadLayout
 from miaotui.model.packed import Matrix, PackedModel
 from miaotui.types import Progress
 
@@ -60,10 +60,11 @@ class Program:
     ) -> None:
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
         self.rotations, self.taps, self.adapters = rotations, taps or {}, adapters
-        self._heads = HeadLayout(config)
         self._operations = OperationTable()
         self._attention_parts = AttentionParts(config, weights, workspace, pages, rotations)
         self._keep: list[NDArray[np.float32]] = []
+        self._ends = EndParts(self._operations, config, weights, workspace)
+        self._state = StateParts(self._operations, config, weights, workspace, self._vector, self._keep)
         self._build()
         # all at once: kernels that are not there are compiled side by side
         compiled.prepare([*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress)
@@ -87,71 +88,110 @@ class Program:
     # the order of a pass -------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self._embed()
-        current = 0
+        stream, streams = self.workspace.residual[0], self.workspace.streams
+        self._ends.embed(stream)
+        if self.config.state_size > self.config.hidden_size:
+            self._state.begin(stream)
         for layer in range(self.config.n_layers):
-            self._tap(layer, current)
-            current = self._layer(layer, current)
-        self._tap(self.config.n_layers, current)
-        self._head(current)
+            self._tap(layer, stream)
+            stream = self._layer(layer, stream)
+        self._tap(self.config.n_layers, stream)
+        if streams is None:
+            self._head(stream)
+        else:
+            self._head(self._state.merge(streams), gather=0)
 
-    def _layer(self, layer: int, current: int) -> int:
-        prefix, space = f"layers.{layer}.", self.workspace
-        self._read(prefix + "attn_norm", current)
+    def _layer(self, layer: int, stream: Rows) -> Rows:
+        """Add one layer; return the buffer that holds the residual stream behind it."""
+        prefix, space, streams = f"layers.{layer}.", self.workspace, self.workspace.streams
+        if streams is not None:
+            stream = self._state.predict(layer, streams)
+        self._read(prefix + "attn_norm", stream, None if streams is None else streams.read)
         self._qkv(layer)
         self._attention(layer)
-        current = self._mix(layer, "o", prefix + "attn_post_norm", space.attended, current)
+        stream = self._mix(layer, "o", prefix + "attn_post_norm", space.attended, stream)
+        if streams is not None:
+            computed, stream = stream, space.residual[1]
+            self._state.add_learned_residual(layer, streams, computed, stream)
         experts = self.config.layer_experts(layer)
         if experts is not None:
-            self._mixture(prefix, space.residual[current], experts)
-            return current
+            self._mixture(layer, stream, experts)
+            return stream
         if not self.config.parallel:  # else the feed-forward network reads what attention has read
-            self._read(prefix + "ffn_norm", current)
+            self._read(prefix + "ffn_norm", stream)
         self._up(layer)
-        return self._mix(layer, "down", prefix + "ffn_post_norm", space.fed, current)
+        inputs, scale = self.config.layer_inputs, self._scale(layer)
+        at_end = scale if inputs is None else 1.0
+        stream = self._mix(layer, "down", prefix + "ffn_post_norm", space.fed, stream, at_end)
+        if streams is not None:
+            self._state.correct(layer, streams, stream)
+            self._state.gate_inputs(layer, streams.read)
+            self._state.add_inputs_to_streams(layer, streams)
+        elif inputs is not None:
+            self._state.gate_inputs(layer, stream)
+            out = self._other(stream)
+            self._state.add_normed(prefix + "input_norm", space.mixed, stream, out, scale)
+            return out
+        return stream
 
-    def _mixture(self, prefix: str, residual: Rows, experts: ExpertsConfig) -> None:
+    def _scale(self, layer: int) -> float:
+        """Return the number by which a layer multiplies what it leaves."""
+        return float(self.weights.vector(f"layers.{layer}.scale")[0]) if self.config.layer_scales else 1.0
+
+    def _other(self, stream: Rows) -> Rows:
+        """Return a buffer for the residual stream after ``stream``, which stays as it is."""
+        first, second, *_ = self.workspace.residual
+        return second if stream.address == first.address else first
+
+    def _mixture(self, layer: int, residual: Rows, experts: ExpertsConfig) -> None:
         """Add the results of each row's experts to the residual stream."""
-        space = self.workspace
+        space, prefix = self.workspace, f"layers.{layer}."
+        pairs = self._pairs(operation_of(self.config, layer, "router"), padded_rows(experts.count) // UNIT_ROWS)
         assert space.mixture is not None, "made for models with experts"
         self._norm(prefix + "ffn_norm", residual, space.normed, also=space.mixture.inputs)
         parts = MixtureParts(self._operations, self.weights, space.mixture, space.normed, residual)
         mode = lin.GATED_CLAMPED if experts.clamped else _GATED[self.config.activation]
-        parts.add(prefix, experts, mode, lambda name: self._vector(name, 0))
+        parts.add(prefix, experts, mode, lambda name: self._vector(name, 0), pairs)
 
-    def _read(self, norm: str, current: int) -> None:
+    def _read(self, norm: str, source: Rows, also: Rows | None = None) -> None:
         """Add the norm and rounding of the residual stream for the products that come, or the rounding alone."""
-        source, out = self.workspace.residual[current], self.workspace.normed
+        out = self.workspace.normed
         if self.config.pre_norms:
-            self._norm(norm, source, out)
+            self._norm(norm, source, out, also=also)
         else:
             self._quantize(source, self.config.hidden_size, out)
 
-    def _mix(self, layer: int, part: str, norm: str, source: Quantized, current: int) -> int:
-        """Add a product back to the hidden width, added to the residual stream; return the stream's buffer."""
+    def _mix(self, layer: int, part: str, norm: str, source: Quantized, stream: Rows, factor: float = 1.0) -> Rows:
+        """Add a product back to the hidden width, added to the residual stream; return the stream's buffer.
+
+        ``factor`` is that of the sum, of models that norm what they add.
+        """
         name = f"layers.{layer}.{part}"
         matrix, bias = self.weights.matrix(name), self._vector(name + "_bias", 0)
-        residual, mixed, target = self.workspace.residual[current], self.workspace.mixed, 1 - current
-        mode, sums = (lin.STORE, mixed) if self.config.post_norms else (lin.ADD, residual)
+        mixed = self.workspace.mixed
+        mode, sums = (lin.STORE, mixed) if self.config.post_norms else (lin.ADD, stream)
         self._linear(matrix, source, sums, mode=mode, bias=bias, number=operation_of(self.config, layer, part))
         if not self.config.post_norms:
-            return current
-        out = self.workspace.residual[target]
+            return stream
+        out = self._other(stream)
+        if factor != 1.0:
+            self._state.add_normed(norm, mixed, stream, out, factor)
+            return out
         self._operations.add(
             "pointwise.rows:norm_add",
             {
                 **self._norm_fields(norm, mixed),
                 pw.OUT: out.address,
                 pw.OUT_STRIDE: out.stride,
-                pw.RESIDUAL: residual.address,
-                pw.RESIDUAL_STRIDE: residual.stride,
+                pw.RESIDUAL: stream.address,
+                pw.RESIDUAL_STRIDE: stream.stride,
             },
         )
-        return target
+        return out
 
-    def _head(self, current: int) -> None:
+    def _head(self, stream: Rows, gather: int = 1) -> None:
         space, config = self.workspace, self.config
-        self._norm("final_norm", space.residual[current], space.last, gather=1, rows=ops.RUN_LOGIT_ROWS)
+        self._norm("final_norm", stream, space.last, gather=gather, rows=ops.RUN_LOGIT_ROWS)
         self._operations.add("runtime.multistep:ask", {})
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
         bias = self._vector("head_bias", 0)
@@ -161,40 +201,9 @@ class Program:
             fields = {pw.X: space.logits.address, pw.X_STRIDE: space.logits.stride, pw.WIDTH: matrix.units * 32}
             fields[pw.EPS] = float_field(config.logit_softcap)
             self._operations.add("pointwise.rows:cap_logits", fields, rows=ops.RUN_LOGIT_ROWS)
-        self._choose()
+        self._ends.choose()
 
     # operations ----------------------------------------------------------------------------------------------------
-
-    def _choose(self) -> None:
-        """Return the best token of each row; in its place the one drawn, where a row says how."""
-        space = self.workspace
-        fields = {
-            pk.X: space.logits.address,
-            pk.X_STRIDE: space.logits.stride,
-            pk.WIDTH: self.config.vocab_size,
-            pk.PARTS: space.part_peaks.address,
-            pk.PARTS_STRIDE: space.part_peaks.stride,
-            pk.OUT: int(space.peaks.ctypes.data),
-            pk.MASKED: 1,
-        }
-        self._operations.add("sampling.peaks:part_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
-        self._operations.add("sampling.peaks:row_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
-        self._operations.add("sampling.sample:choose_rows", fields, rows=ops.RUN_LOGIT_ROWS)
-
-    def _embed(self) -> None:
-        matrix, out = self.weights.matrix("embed"), self.workspace.residual[0]
-        self._operations.add(
-            f"pointwise.rows:embed_{matrix.format.value}",
-            {
-                pw.TABLE: matrix.address,
-                pw.TABLE_STRIDE: matrix.tile_stride,
-                pw.WIDTH: self.config.hidden_size,
-                pw.TABLE_GROUPS: matrix.inputs // 32,
-                pw.TABLE_OUT: out.address,
-                pw.TABLE_OUT_STRIDE: out.stride,
-                pw.TABLE_SCALE: float_field(self.config.embedding_scale),
-            },
-        )
 
     def _norm(
         self,
@@ -241,8 +250,7 @@ class Program:
             parts = self._operations, config, self.weights, space.latent, space.normed, space.qkv
             LatentParts(*parts).add(f"layers.{layer}.", self._vector)
             return
-        places = self._heads.dim
-        widths = [padded_rows(heads * places) for heads in (config.n_heads, config.n_kv_heads, config.n_kv_heads)]
+        widths = self._attention_parts.layouts[layer].part_widths
         pairs = self._pairs(operation_of(config, layer, "qkv"), *(width // UNIT_ROWS for width in widths))
         if pairs:
             pairs.project(space.normed, config.hidden_size)
@@ -258,15 +266,17 @@ class Program:
         if prefix + "qkv" in self.weights:
             self._linear(self.weights.matrix(prefix + "qkv"), space.normed, space.qkv, bias=bias)
             return
-        column = 0
+        column, letters = 0, [letter for letter in "qkv" if prefix + letter in self.weights]
         for letter, width in zip("qkv", widths, strict=True):
+            if letter not in letters:  # keys and values are another layer's
+                continue
             offset = 4 * column
             self._linear(
                 self.weights.matrix(prefix + letter),
                 space.normed,
                 space.qkv._replace(data=space.qkv.data[offset:]),
                 bias=bias + offset if bias else 0,
-                keep_going=int(letter != "v"),
+                keep_going=int(letter != letters[-1]),
             )
             column += width
 
@@ -277,11 +287,17 @@ class Program:
         mode = (_GATED if gated else _ACTIVATED)[self.config.activation]
         bias = 0 if gated else self._vector(prefix + "up_bias", 0)
         pairs = self._pairs(operation_of(self.config, layer, "up"), *[matrix.units] * (1 + gated))
+        cutoff = self.config.cutoffs[layer] if self.config.cutoffs else None
         if pairs:  # the activation comes after the change
             pairs.project(self.workspace.normed, matrix.inputs)
+        if pairs or cutoff is not None:
+            wide = pairs.space.wide if pairs else self.workspace.wide
             plain = matrix._replace(data=matrix.data.reshape(-1, 2, matrix.tile_stride))
-            self._linear(plain, self.workspace.normed, pairs.space.wide, bias=bias)
-            pairs.activate(mode, out)
+            self._linear(plain, self.workspace.normed, wide, bias=bias)
+            if pairs:
+                pairs.activate(mode, out if cutoff is None else None, wide)
+            if cutoff is not None:
+                self._state.sparse_gate(cutoff, wide, self.config.at(layer).ffn_size, out)
             return
         self._operations.add_linear(
             matrix,
@@ -334,11 +350,13 @@ class Program:
 
     def _attention(self, layer: int) -> None:
         fields = self._attention_parts.fields(layer)
-        self._operations.add("attention.paged_attention:kv_copy", fields)
-        self._operations.add(f"attention.paged_attention:kv_store_{self.pages.kind}", fields)
+        if self.config.has_keys(layer):
+            self._operations.add("attention.paged_attention:kv_copy", fields)
+            self._operations.add(f"attention.paged_attention:kv_store_{self.pages.kind}", fields)
         self._operations.add(self._attention_parts.kernel, fields)
-        if not self._heads.is_plain:
-            width = self.config.n_heads * self.config.value_dim  # groups of 32 values reach over heads
+        heads = self._attention_parts.layouts[layer]
+        if not heads.is_plain:
+            width = self.config.n_heads * heads.config.value_dim  # groups of 32 values reach over heads
             self._quantize(self.workspace.joined_heads, width, self.workspace.attended)
 
     def _quantize(self, source: Rows, width: int, out: Quantized) -> None:
@@ -361,19 +379,9 @@ class Program:
         """
         return self._attention_parts.kernel, {**self._attention_parts.fields(layer), att.QUERY_NORM: 0}
 
-    def _tap(self, layer: int, current: int) -> None:
+    def _tap(self, layer: int, stream: Rows) -> None:
         if layer in self.taps:
-            source, out = self.workspace.residual[current], self.taps[layer]
-            self._operations.add(
-                "pointwise.rows:tap",
-                {
-                    pw.X: source.address,
-                    pw.X_STRIDE: source.stride,
-                    pw.WIDTH: self.config.hidden_size,
-                    pw.OUT: out.address,
-                    pw.OUT_STRIDE: out.stride,
-                },
-            )
+            self._ends.tap(stream, self.taps[layer])
 
     # the table -----------------------------------------------------------------------------------------------------
 

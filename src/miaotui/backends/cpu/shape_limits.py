@@ -10,24 +10,21 @@ from miaotui.errors import UnsupportedModelError
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES
 from miaotui.model.config import ModelConfig
-from miaotui.model.head_layout import VECTOR, HeadLayout
+from miaotui.model.head_layout import GROUP, VECTOR, HeadLayout
 from miaotui.model.rope import MAX_HEAD_DIM
 
 
 def require_runnable(config: ModelConfig) -> None:
     """Raise `UnsupportedModelError` for shapes that the kernels cannot run."""
-    group, places = config.n_heads // config.n_kv_heads, HeadLayout(config).dim
-    if places > MAX_HEAD_DIM:
+    for shape in {config.at(layer) for layer in range(config.n_layers)}:
+        _require_heads(shape)
+    if config.streams is not None and config.streams.rank % GROUP:
         raise UnsupportedModelError(
-            f"the model's heads of {config.head_dim} values take {places} places, and at most {MAX_HEAD_DIM} are "
+            f"the model's learned residual has rank {config.streams.rank}, and only multiples of {GROUP} are "
             "supported: choose another model"
         )
-    most = SCRATCH_BYTES // (ops.BLOCK_ROWS * _query_bytes(places))
-    if group > most:
-        raise UnsupportedModelError(
-            f"the model has {group} query heads of {config.head_dim} values for each key/value "
-            f"head, and at most {most} are supported: choose another model"
-        )
+    if config.cutoffs and config.activation != "gelu_tanh":
+        raise UnsupportedModelError("the model has sparse gates without GELU: choose another model")
     if config.norm == "layer" and (config.post_norms or config.qk_norm or config.rotated_qk_norm):
         raise UnsupportedModelError(
             "the model has layer norms after its layers or in its heads, where only RMS norms are "
@@ -46,3 +43,18 @@ def require_runnable(config: ModelConfig) -> None:
 def _query_bytes(head_dim: int) -> int:
     """Return the bytes of one query in a thread's scratch memory (see ``kernels.attention.emit``)."""
     return 4 * (2 * head_dim + 4 * VECTOR)
+
+
+def _require_heads(config: ModelConfig) -> None:
+    group, places = config.n_heads // config.n_kv_heads, HeadLayout(config).dim
+    if places > MAX_HEAD_DIM:
+        raise UnsupportedModelError(
+            f"the model's heads of {config.head_dim} values take {places} places, and at most {MAX_HEAD_DIM} are "
+            "supported: choose another model"
+        )
+    most = SCRATCH_BYTES // (ops.BLOCK_ROWS * _query_bytes(places))
+    if group > most:
+        raise UnsupportedModelError(
+            f"the model has {group} query heads of {config.head_dim} values for each key/value "
+            f"head, and at most {most} are supported: choose another model"
+        )

@@ -20,7 +20,7 @@ from miaotui.kernels.pointwise.fields import ALONE
 from miaotui.kernels.runtime.ops import HEADER_BYTES, OWN_BYTES
 from miaotui.kernels.runtime.thread_pool import aligned_bytes, aligned_int64, fields_of, huge_bytes
 from miaotui.kernels.sampling.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
-from miaotui.model.config import ExpertsConfig, LatentConfig, ModelConfig
+from miaotui.model.config import ExpertsConfig, LatentConfig, ModelConfig, StreamsConfig
 from miaotui.model.head_layout import VECTOR, HeadLayout, Places
 from miaotui.model.rope import RopeConfig
 
@@ -84,18 +84,24 @@ class Workspace:
 
     def __init__(self, config: ModelConfig, max_rows: int, max_logits: int) -> None:
         self.max_rows, self.max_logits = max_rows, max_logits
-        layout, hidden = HeadLayout(config), config.hidden_size
-        heads = config.n_heads * config.value_dim
+        hidden, shapes = config.hidden_size, [config.at(layer) for layer in range(config.n_layers)]
+        layouts = [HeadLayout(shape) for shape in shapes]
+        heads = max(shape.n_heads * shape.value_dim for shape in shapes)
         self.residual = [float_rows(max_rows, hidden) for _ in range(2 if config.post_norms else 1)]
         self.normed = Quantized.of(max_rows, hidden, normed=hidden)
-        queries, keys = padded_rows(config.n_heads * layout.dim), padded_rows(config.n_kv_heads * layout.dim)
-        self.qkv = float_rows(max_rows, queries + 2 * keys)  # each part in whole units of outputs
+        self.qkv = float_rows(max_rows, max(sum(layout.part_widths) for layout in layouts))
         self.latent = None if config.latent is None else LatentSpace(config.latent, config.rope.dim, max_rows)
         self.attended = Quantized.of(max_rows, heads)
-        self.joined_heads = float_rows(1 if layout.is_plain else max_rows, heads)  # before they are quantized
+        is_plain = all(layout.is_plain for layout in layouts)
+        self.joined_heads = float_rows(1 if is_plain else max_rows, heads)  # before they are quantized
         self.mixed = float_rows(max_rows if config.post_norms else 1, hidden)
         self.fed = Quantized.of(max_rows, config.ffn_size)
         self.mixture = MixtureSpace(config.experts, hidden, max_rows) if config.experts is not None else None
+        self.streams = None if config.streams is None else StreamSpace(config.streams, hidden, max_rows, max_logits)
+        self.inputs = None
+        if config.layer_inputs is not None:
+            self.inputs = InputSpace(config.layer_inputs.width, config.n_layers, max_rows)
+        self.wide = float_rows(max_rows if config.cutoffs else 1, 2 * config.ffn_size)  # gates and ups, if sparse
         self.last = Quantized.of(max_logits, hidden, normed=hidden)
         self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
         self.part_peaks = float_rows(max_logits, 2 * parts_of(config.vocab_size))
@@ -119,6 +125,30 @@ class LatentSpace:
                 break
             first += 4 * width
         return self.small._replace(data=self.small.data[first:])
+
+
+class StreamSpace:
+    """Buffers of several residual streams: a row's lie one after the other."""
+
+    def __init__(self, streams: StreamsConfig, hidden: int, max_rows: int, max_logits: int) -> None:
+        self.count = streams.number
+        width = streams.number * hidden
+        self.states, self.predictions, self.corrected = (float_rows(max_rows, width) for _ in range(3))
+        self.lifted = float_rows(max_rows, width - hidden)
+        self.read, self.sum, self.low = (float_rows(max_rows, hidden) for _ in range(3))
+        self.small = float_rows(max_rows, padded_rows(streams.rank))
+        self.small_inputs = Quantized.of(max_rows, streams.rank, normed=streams.rank)
+        self.last = Quantized.of(max_logits, hidden, normed=hidden)
+        self.last_lifted, self.merged = float_rows(max_logits, width - hidden), float_rows(max_logits, hidden)
+
+
+class InputSpace:
+    """Buffers of the inputs of layers; a row's lie one layer after another."""
+
+    def __init__(self, width: int, n_layers: int, max_rows: int) -> None:
+        self.own, self.made, self.all = (float_rows(max_rows, padded_rows(n_layers * width)) for _ in range(3))
+        self.gate = float_rows(max_rows, width)
+        self.gated = Quantized.of(max_rows, width)
 
 
 class MixtureSpace:
@@ -145,6 +175,16 @@ def peaks_of(table: NDArray[np.int64]) -> tuple[memoryview[int], memoryview[floa
     return fields[PEAK_ID::PEAK_FIELDS], values
 
 
+class PageHeads:
+    """Heads of one layer in a page: ``start`` bytes from the page's begin, each head's keys before its values."""
+
+    def __init__(self, layout: HeadLayout, kind: KvKind, start: int) -> None:
+        self.layout, self.start, self.n_heads = layout, start, layout.config.n_kv_heads
+        values = PAGE_TOKENS * layout.dim
+        self.half_bytes = 2 * values if kind == "f16" else values + 4 * PAGE_TOKENS
+        self.head_bytes = 2 * self.half_bytes
+
+
 class KvPages:
     """Keys and values of every layer: ``n_pages`` pages of 16 tokens. Fresh pages are zero; memory
     is taken when touched.
@@ -155,30 +195,38 @@ class KvPages:
 
     def __init__(self, config: ModelConfig, n_pages: int, kind: KvKind) -> None:
         self.kind, self.n_pages = kind, n_pages
-        self._layout = HeadLayout(config)
-        values = PAGE_TOKENS * self._layout.dim
-        self.half_bytes = 2 * values if kind == "f16" else values + 4 * PAGE_TOKENS
-        self.head_bytes = 2 * self.half_bytes
-        self._layer_bytes = config.n_kv_heads * self.head_bytes
-        self.page_bytes = config.n_layers * self._layer_bytes
+        self._heads: dict[int, PageHeads] = {}
+        first = 0
+        for layer in filter(config.has_keys, range(config.n_layers)):
+            heads = PageHeads(HeadLayout(config.at(layer)), kind, first)
+            self._heads[layer] = heads
+            first += heads.n_heads * heads.head_bytes
+        for layer in range(config.n_layers):
+            self._heads[layer] = self._heads[config.kv_layer(layer)]
+        self.page_bytes = first
         self._data = huge_bytes(n_pages * self.page_bytes)
+
+    def heads(self, layer: int) -> PageHeads:
+        """Return how the heads that a layer sees lie in a page."""
+        return self._heads[layer]
 
     def layer_address(self, layer: int) -> int:
         """Return where one layer's part of page 0 begins; the next page's part is ``page_bytes`` further."""
-        return int(self._data.ctypes.data) + layer * self._layer_bytes
+        return int(self._data.ctypes.data) + self._heads[layer].start
 
     def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
         """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, head_dim]``; of f16."""
         assert self.kind == "f16", "scaled integers are read by kernels alone"
-        whole = self._data[: self.n_pages * self.page_bytes].view(np.float16)
-        dim = self._layout.dim
-        heads, listed = (self._layer_bytes // self.head_bytes, list(pages[: -(-count // PAGE_TOKENS)]))
-        some = whole.reshape(self.n_pages, -1, heads, 2, PAGE_TOKENS * dim)[listed, layer]
-        keys = some[:, :, 0].reshape(-1, heads, dim, PAGE_TOKENS).transpose(0, 3, 1, 2)
-        values = some[:, :, 1].reshape(-1, heads, PAGE_TOKENS, dim).transpose(0, 2, 1, 3)
-        both = [each.reshape(-1, heads, dim)[:count] for each in (keys, values)]
-        if not self._layout.is_plain:
-            places = self._layout.keys(layer), self._layout.values
+        heads, listed = self._heads[layer], list(pages[: -(-count // PAGE_TOKENS)])
+        dim, end = heads.layout.dim, heads.start + heads.n_heads * heads.head_bytes
+        table = self._data[: self.n_pages * self.page_bytes].reshape(self.n_pages, self.page_bytes)
+        some = np.ascontiguousarray(table[listed, heads.start : end]).view(np.float16)
+        some = some.reshape(len(listed), heads.n_heads, 2, PAGE_TOKENS * dim)
+        keys = some[:, :, 0].reshape(-1, heads.n_heads, dim, PAGE_TOKENS).transpose(0, 3, 1, 2)
+        values = some[:, :, 1].reshape(-1, heads.n_heads, PAGE_TOKENS, dim).transpose(0, 2, 1, 3)
+        both = [each.reshape(-1, heads.n_heads, dim)[:count] for each in (keys, values)]
+        if not heads.layout.is_plain:
+            places = heads.layout.keys(layer), heads.layout.values
             both = [each[..., _in_order(at)] for each, at in zip(both, places, strict=True)]
             missing = both[0].shape[-1] - both[1].shape[-1]  # of latent attention, whose values are narrower
             both[1] = np.pad(both[1], [(0, 0), (0, 0), (0, missing)])
@@ -187,9 +235,9 @@ class KvPages:
     @staticmethod
     def bytes_per_token(config: ModelConfig, kind: KvKind) -> int:
         """Return the bytes of one token's keys and values in all layers."""
-        dim = HeadLayout(config).dim
-        each = 2 * dim if kind == "f16" else dim + 4
-        return 2 * each * config.n_kv_heads * config.n_layers
+        own = [config.at(layer) for layer in range(config.n_layers) if config.has_keys(layer)]
+        dims = [(heads.n_kv_heads, HeadLayout(heads).dim) for heads in own]
+        return sum(2 * count * (2 * dim if kind == "f16" else dim + 4) for count, dim in dims)
 
 
 def _in_order(places: Places) -> Places:

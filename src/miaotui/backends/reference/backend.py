@@ -38,7 +38,8 @@ from miaotui.backends.reference.sampling import ReferenceChoice
 from miaotui.errors import EngineError
 from miaotui.kernels.platform.host import read_host
 from miaotui.model.adapters.adapter import LowRankPair, require_per_request
-from miaotui.model.oracle import Oracle, visible
+from miaotui.model.formulas import visible
+from miaotui.model.oracle import Oracle
 from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind
 from miaotui.types import Progress
 
@@ -116,8 +117,9 @@ class ReferenceBackend(NoDraftHead):
         for layer in self.limits.layers:
             queries = []
             for row, state in zip(rows, x, strict=True):
-                query, keys, values = self._adapted[row.adapter].project(state, layer, np.array([row.position]))
-                cache.store(layer, row, keys, values)
+                query, own = self._adapted[row.adapter].project(state, layer, np.array([row.position]))
+                if own is not None:
+                    cache.store(layer, row, own.keys, own.values)
                 queries.append(query)
             x = [self._layer_end(layer, *each) for each in zip(rows, x, queries, strict=True)]
             streams[layer + 1] = x
@@ -132,7 +134,7 @@ class ReferenceBackend(NoDraftHead):
         return self._oracle.embedded([row.token])
 
     def _layer_end(self, layer: int, row: PlannedRow, x: Floats, query: Floats) -> Floats:
-        keys, values = self._cache.seen(layer, row)
+        keys, values = self._cache.seen(self._oracle.config.kv_layer(layer), row)
         window = self._oracle.config.windows[layer]
         seen = visible(np.array([row.position]), row.view_end, window, row.is_encoded)
         return self._adapted[row.adapter].finish(x, layer, query, keys, values, seen)

@@ -56,5 +56,5 @@ def reference_sizes(config: ModelConfig, options: EngineOptions, layers: range |
                 f"the reference backend has no {name} {value!r}: it computes in float32, keeps keys and values as f16 "
                 f"and leaves threads to NumPy. Leave {name} out, or choose backend='cpu'"
             )
-    kv_token_bytes = 2 * 2 * config.n_kv_heads * config.head_dim * config.n_layers
+    kv_token_bytes = 2 * 2 * config.kv_values
     return engine_sizes(config, options, kv_token_bytes, read_host().memory_bytes, layers)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.errors import UnsupportedModelError
 from miaotui.model.config import ModelConfig
 from miaotui.schedule.plan import PAGE_SIZE, Chunk, RowKind
 
@@ -35,9 +36,13 @@ class KeyValueCache:
     """Keys and values of some layers in float16: ``n_pages`` pages of `PAGE_SIZE` tokens."""
 
     def __init__(self, config: ModelConfig, layers: range, n_pages: int) -> None:
-        shape = n_pages, PAGE_SIZE, 2, config.n_kv_heads, config.head_dim
-        self._value_dim = config.value_dim
-        self._layers = {layer: np.zeros(shape, np.float16) for layer in layers}
+        require_own_keys(config, layers)
+        self._layers: dict[int, NDArray[np.float16]] = {}
+        for layer in filter(config.has_keys, layers):
+            heads = config.at(layer)
+            shape = n_pages, PAGE_SIZE, 2, heads.n_kv_heads, heads.head_dim
+            self._layers[layer] = np.zeros(shape, np.float16)
+        self._value_dims = {layer: config.at(layer).value_dim for layer in layers}
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page in all layers."""
@@ -55,12 +60,22 @@ class KeyValueCache:
         each.
         """
         both = self.read(layer, row.pages, row.view_end).astype(np.float32)
-        return both[:, 0], both[:, 1, :, : self._value_dim]
+        return both[:, 0], both[:, 1, :, : self._value_dims[layer]]
 
     def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
         """Return the first ``count`` tokens' keys and values in ``pages``: ``[count, 2, heads, dim]``."""
         some = self._layers[layer][list(pages[: -(-count // PAGE_SIZE)])]
         return some.reshape(-1, *some.shape[2:])[:count]
+
+
+def require_own_keys(config: ModelConfig, layers: range) -> None:
+    """Raise `UnsupportedModelError` for layers that see keys of a layer which is not among them."""
+    for layer in layers:
+        if config.kv_layer(layer) not in layers:
+            raise UnsupportedModelError(
+                f"layer {layer} sees the keys of layer {config.kv_layer(layer)}, which another stage computes: load "
+                "the whole model in one stage"
+            )
 
 
 def planned_rows(chunk: Chunk) -> list[PlannedRow]:

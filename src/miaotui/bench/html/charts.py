@@ -19,6 +19,7 @@ SMALLEST = 1e-200  # stretch of an axis that can be divided by ticks
 EMPTY = '<p class="empty">no values</p>'
 
 MARK_HEIGHT = 13.0
+FEW_DECADES = 2  # of a logarithmic axis: it has ticks between the powers of ten
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 Points = Sequence[tuple[float, float]]
@@ -68,7 +69,9 @@ class _Scale:
     def ticks(self) -> Iterator[float]:
         if self.axis.log:
             count = round(math.log10(self.high / self.low))
-            yield from (self.low * 10**power for power in range(count + 1))
+            between = (1, 2, 5) if count <= FEW_DECADES else (1,)
+            yield from (self.low * 10**power * factor for power in range(count) for factor in between)
+            yield self.high
             return
         raw = (self.high - self.low) / 5
         unit = 10 ** math.floor(math.log10(raw))
@@ -92,7 +95,8 @@ def chart(series: Sequence[ChartSeries], x_axis: ChartAxis, y_axis: ChartAxis) -
         f'<span><i style="background:{COLOURS[at % len(COLOURS)]}"></i>{escape(each.name)}</span>'
         for at, (each, _) in enumerate(kept)
     )
-    return f'<figure>{_svg(HEIGHT, parts)}<figcaption class="legend">{legend}</figcaption></figure>'
+    name = f"{y_axis.label} / {x_axis.label}"
+    return f'<figure>{_svg(HEIGHT, parts, name)}<figcaption class="legend">{legend}</figcaption></figure>'
 
 
 def _drawable(series: ChartSeries, x_axis: ChartAxis, y_axis: ChartAxis) -> list[tuple[tuple[float, float], str]]:
@@ -147,7 +151,7 @@ def _marks(
             taken.append(box)
             left, _, right, bottom = box
             at, anchor = (left, "start") if left > px else (right, "end")
-            yield f'<text class="tick" x="{at:.1f}" y="{bottom - 3:.1f}" text-anchor="{anchor}">{escape(mark)}</text>'
+            yield f'<text class="mark" x="{at:.1f}" y="{bottom - 3:.1f}" text-anchor="{anchor}">{escape(mark)}</text>'
 
 
 def _free_box(px: float, py: float, text: str, taken: Sequence[_Box]) -> _Box:
@@ -194,8 +198,8 @@ def time_line(parts: Sequence[tuple[str, float, float]], pieces_s: Sequence[floa
         f"{1e3 * (end_s - begin_s):.1f} ms</span>"
         for at, (name, begin_s, end_s) in enumerate(parts)
     )
-    return f'<figure>{_svg(height, found)}<figcaption class="legend">{legend}</figcaption></figure>'
+    return f'<figure>{_svg(height, found, "ms")}<figcaption class="legend">{legend}</figcaption></figure>'
 
 
-def _svg(height: int, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
+def _svg(height: int, parts: Sequence[str], name: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'

@@ -7,7 +7,7 @@ policy forbids it); numbers that are shown are those of the JSON line. Words of 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,18 +22,23 @@ if TYPE_CHECKING:  # a load on a server needs no kernels
     from miaotui.bench.load.summary import LoadSummary
     from miaotui.bench.speed import MachineLimits, RooflinePoint, SpeedReport
 
+    Load = tuple[LoadSummary, Sequence[RequestOutcome]]
+
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: color-mix(in srgb, currentColor 7%, transparent); padding: .8rem; \
 font-size: .8rem; }
 .table { overflow-x: auto; margin-inline: min(0px, calc((100% - min(100vw - 2rem, 76rem)) / 2)); }
 table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); \
-text-align: left; white-space: nowrap; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
+text-align: left; overflow-wrap: normal; } td { white-space: nowrap; }
+th { vertical-align: bottom; word-break: keep-all; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; } figure { margin: 1rem 0; }
-.grid { stroke: currentColor; opacity: .15; } .tick, .label { fill: currentColor; font-size: 11px; }
+.grid { stroke: currentColor; opacity: .15; } .tick, .label, .mark { fill: currentColor; font-size: 11px; }
+@media (max-width: 40rem) { .tick, .label { font-size: 17px; } .mark { font-size: 13px; } h1 { font-size: 1.5rem; } }
 .piece { stroke: currentColor; opacity: .6; } .empty { opacity: .6; }
 .legend span { margin-right: 1rem; font-size: .85rem; display: inline-block; }
 .legend i { display: inline-block; width: .8em; height: .8em; \
@@ -55,7 +60,7 @@ def page(title: str, about: Sequence[str], sections: Sequence[Section], json_lin
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{notes}{body}"
         f"<section><h2>JSON</h2><details><summary>{escape(say('the line that programs read'))}</summary>"
-        f"<pre>{escape(json_line)}</pre>"
+        f'<pre tabindex="0">{escape(json_line)}</pre>'
         "</details></section></body></html>\n"
     )
 
@@ -70,15 +75,22 @@ def write_page(path: Path, text: str) -> None:
 
 def table_section(table: str, say: Say = str) -> Section:
     """Return the Markdown table that the command prints, as one of HTML."""
-    lines = [line[1:-1].split(" | ") for line in table.splitlines()]
-    head = "".join(f'<th scope="col">{escape(say(cell.strip()))}</th>' for cell in lines[0])
-    rows = "".join(f"<tr>{''.join(_cell(cell.strip(), say) for cell in row)}</tr>" for row in lines[2:])
-    return ("Numbers", f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
+    head, _, *rows = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in table.splitlines()]
+    first = rows[0] if rows else head
+    heads = "".join(
+        f'<th scope="col"{_kind(like)}>{escape(say(cell))}</th>' for cell, like in zip(head, first, strict=False)
+    )
+    body = "".join(f"<tr>{''.join(f'<td{_kind(cell)}>{escape(say(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    shown = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return (
+        "Numbers",
+        f'<div class="table" tabindex="0" role="group" aria-label="{escape(say("Numbers"))}">{shown}</div>',
+    )
 
 
-def _cell(text: str, say: Say) -> str:
-    kind = ' class="number"' if text[:1].isdigit() or text == "-" else ""
-    return f"<td{kind}>{escape(say(text))}</td>"
+def _kind(text: str) -> str:
+    """Return the class of a cell with such a text, or of the heading above it."""
+    return ' class="number"' if text[:1].isdigit() or text == "-" else ""
 
 
 def speed_sections(report: SpeedReport, say: Say = str) -> list[Section]:
@@ -118,16 +130,17 @@ def roofline(limits: MachineLimits, points: Sequence[RooflinePoint], say: Say = 
     )
 
 
-def load_sections(
-    summaries: Sequence[LoadSummary], outcomes: Mapping[str, Sequence[RequestOutcome]], say: Say = str
-) -> list[Section]:
-    """Return the charts of loads; ``outcomes`` are those of each load by its name."""
-    open_loads = [each for each in summaries if each.rate_per_s is not None]
+def load_sections(loads: Sequence[Load], say: Say = str) -> list[Section]:
+    """Return the charts of loads, each a summary with the outcomes that it is of."""
+    open_loads = [each for each, _ in loads if each.rate_per_s is not None]
+    closed_loads = [each for each, _ in loads if each.streams is not None]
     sections: list[Section] = []
     if len(open_loads) > 1:
         sections += [("Answers over load", _rates(open_loads, say)), ("Latency over load", _latencies(open_loads, say))]
-    sections.append(("Distribution of latencies", _distribution(outcomes, say)))
-    shown = _typical([each for some in outcomes.values() for each in some if each.is_answered])
+    if len(closed_loads) > 1:
+        sections.append(("Speed over streams", _closed(closed_loads, say)))
+    sections.append(("Distribution of latencies", _distribution(loads, say)))
+    shown = _typical([each for _, some in loads for each in some if each.is_answered])
     if shown is not None:
         sections.append(("Time line of a typical request", _request_line(shown, say)))
     return sections
@@ -142,6 +155,13 @@ def _rates(loads: Sequence[LoadSummary], say: Say) -> str:
     return chart(series, ChartAxis(say("requests/s")), ChartAxis(say("answers/s")))
 
 
+def _closed(loads: Sequence[LoadSummary], say: Say) -> str:
+    points = sorted((float(each.streams or 0), each.tokens_per_s) for each in loads)
+    return chart(
+        [ChartSeries(say("tokens/s"), points)], ChartAxis(say("streams")), ChartAxis(say("tokens/s, all streams"))
+    )
+
+
 def _latencies(loads: Sequence[LoadSummary], say: Say) -> str:
     series = [
         ChartSeries(
@@ -154,13 +174,13 @@ def _latencies(loads: Sequence[LoadSummary], say: Say) -> str:
     return chart(series, ChartAxis(say("requests/s")), ChartAxis(say("ms"), log=True))
 
 
-def _distribution(outcomes: Mapping[str, Sequence[RequestOutcome]], say: Say) -> str:
+def _distribution(loads: Sequence[Load], say: Say) -> str:
     series = []
-    for name, some in outcomes.items():
+    for summary, some in loads:
         times = sorted(1e3 * each.e2e_s for each in some if each.e2e_s is not None)
         step = max(1, math.ceil(len(times) / MAX_ECDF_POINTS))
         points = [(time_ms, (at + 1) / len(times)) for at, time_ms in enumerate(times)]
-        series.append(ChartSeries(say(name), [*points[::step], *points[-1:]], dotted=len(points) < 2))
+        series.append(ChartSeries(say(summary.name), [*points[::step], *points[-1:]], dotted=len(points) < 2))
     return chart(series, ChartAxis(say("E2E, ms"), log=True), ChartAxis(say("share of answers")))
 
 

@@ -55,12 +55,14 @@ _TEXTS: Mapping[str, str] = {
     "failed": "失败",
     "promises kept": "兑现的承诺",
     "saturated": "饱和",
-    "closed": "闭环",
+    "load": "负载",
+    "all at once": "同时全部",
     "95% interval": "95% 区间",
     "pairs": "对数",
     "no difference shown": "看不出差别",
     "B is higher": "B 更高",
     "B is lower": "B 更低",
+    "interrupted: the numbers are of what was measured until then": "已中断：数字只包括此前测量的部分",
     "goodput: whole answers, without a target": "按时的回答：完整的回答，没有时限",
     "quality not measured: there is no base of these weights; miaotui bench base MODEL makes one": (
         "未测量质量：这些权重没有基准；miaotui bench base MODEL 可以建立"
@@ -75,6 +77,7 @@ _PATTERNS = tuple(
         (r"decode, (\d+) streams?", r"解码，\1 路"),
         (r"prefill, (\d+) tokens", r"读提示，\1 个词元"),
         (r"(\d+) at a time", r"同时 \1 个"),
+        (r"([0-9.e+-]+)/s", r"每秒 \1 个"),
         (r"(\S+) to (\S+)", r"\1 至 \2"),
         (r"(\d+) of (\d+)", r"\2 个中 \1 个"),
         (r"(\w+) \[ms, p50 / p99\]", r"\1 [毫秒，p50 / p99]"),
@@ -95,7 +98,34 @@ _PATTERNS = tuple(
         (r"sustained: (\S+) requests/s", r"可持续：每秒 \1 个请求"),
         (r"goodput: whole answers within (.+)", r"按时的回答：完整且不超过 \1"),
         (r"(.+); poisson arrivals, (\S+) s each, seed (\d+)", r"\1；泊松到达，各 \2 秒，种子 \3"),
+        (
+            r"(.+); gamma arrivals \(cv (\S+)\), (\S+) s each, seed (\d+)",
+            r"\1；伽马到达（变异系数 \2），各 \3 秒，种子 \4",
+        ),
+        (r"(.+); uniform arrivals, (\S+) s each, seed (\d+)", r"\1；等间隔到达，各 \2 秒，种子 \3"),
+        (r"(.+); trace arrivals, (\S+) s each, seed (\d+)", r"\1；按记录的轨迹到达，各 \2 秒，种子 \3"),
         (r"(.+); closed load, (\S+) s each, seed (\d+)", r"\1；闭环负载，各 \2 秒，种子 \3"),
+        (r"(.+); single-stream, (\S+) s each, seed (\d+)", r"\1；场景 single-stream（单路），\2 秒，种子 \3"),
+        (r"(.+); offline, (\S+) s each, seed (\d+)", r"\1；场景 offline（同时全部），种子 \3"),
+        (r"(.+): no request was due within (\S+) s: lengthen --duration", r"\1：\2 秒内没有请求：请加长 --duration"),
+        (
+            r"(.+): (\d+) answers whose usage cannot be right; their pieces were counted",
+            r"\1：\2 个回答的 usage 不可能正确，改为数文字段数",
+        ),
+        (r"(.+): refused within (.+) ms \(p50 / p99\)", r"\1：在 \2 毫秒内拒绝（p50 / p99）"),
+        (r"([^:]+): (\d+) x refused (\d+) ?(.*)", r"\1：\2 次被拒绝（\3 \4）"),
+        (r"([^:]+): (\d+) x (unauthorised|rejected|server error) (\d+) ?(.*)", r"\1：\2 次 \3（\4 \5）"),
+        (
+            r"(.+) at (\S+)/s: p(\d+) latency, at most (.+), (\d+) requests: valid",
+            r"\1，每秒 \2 个：p\3 延迟至多 \4，\5 个请求：有效",
+        ),
+        (r"(.+): p(\d+) latency, at most (.+), (\d+) requests: valid", r"\1：p\2 延迟至多 \3，\4 个请求：有效"),
+        (r"(.+): all at once, (.+), (\d+) requests: valid", r"\1：同时全部，\2，\3 个请求：有效"),
+        (
+            r"(.+): p(\d+) latency, at most (.+), (\d+) requests: INVALID \((.+)\)",
+            r"\1：p\2 延迟至多 \3，\4 个请求：无效（\5）",
+        ),
+        (r"(.+): all at once, (.+), (\d+) requests: INVALID \((.+)\)", r"\1：同时全部，\2，\3 个请求：无效（\4）"),
         (r"(\d+) pairs of (\d+) together, (\d+) failed, seed (\d+)", r"\1 对，每次同时 \2 个，\3 对失败，种子 \4"),
     )
 )

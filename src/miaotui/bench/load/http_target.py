@@ -215,9 +215,14 @@ def api_base(url: str) -> str:
 
     Raises `RequestError` for something else than an address.
     """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RequestError(f"{url!r} is not the address of a server; expected for example http://127.0.0.1:8000")
+    wrong = f"{url!r} is not the address of a server; expected for example http://127.0.0.1:8000"
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # brackets that do not close, a port that is no number
+        raise RequestError(wrong) from error
+    if not sound:
+        raise RequestError(wrong)
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 

@@ -103,6 +103,11 @@ class RequestOutcome:
         return self.done_s - self.due_s if self.is_answered and self.done_s is not None else None
 
     @property
+    def refusal_s(self) -> float | None:
+        """Time in which the server said that it was too busy, from the moment of sending."""
+        return self.done_s - self.sent_s if self.end == REFUSED and self.done_s and self.sent_s is not None else None
+
+    @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first: (last piece - first piece) / (tokens - 1)."""
         if not self.is_answered or self.tokens < 2 or len(self.pieces_s) < 2:

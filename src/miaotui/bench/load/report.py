@@ -19,7 +19,7 @@ LATE_MS = 10.0  # the client's own delay that is worth a warning
 def load_table(summaries: Sequence[LoadSummary]) -> str:
     """Return a row for each load."""
     head = [
-        "requests/s",
+        "load",
         "asked",
         "answered",
         "refused",
@@ -39,7 +39,7 @@ def load_table(summaries: Sequence[LoadSummary]) -> str:
 def _row(summary: LoadSummary) -> list[str]:
     kept = f"{summary.promises_kept} of {summary.promised}" if summary.promised else "-"
     return [
-        "closed" if summary.rate_per_s is None else f"{summary.rate_per_s:.3g}",
+        summary.name,
         *(str(getattr(summary, name)) for name in ("asked", "answered", "refused", "failed")),
         *(_pair(summary.latencies[name]) for name in ("ttft", "tpot", "itl", "e2e")),
         f"{summary.tokens_per_s:.1f}",
@@ -68,7 +68,7 @@ def load_notes(summaries: Iterable[LoadSummary], targets: LatencyTargets) -> lis
     )
     found.append(f"goodput: whole answers within {limits}" if limits else "goodput: whole answers, without a target")
     for each in summaries:
-        rate = "closed load" if each.rate_per_s is None else f"{each.rate_per_s:.3g}/s"
+        rate = each.name
         if not each.asked:
             found.append(f"{rate}: no request was due within {each.duration_s:g} s: lengthen --duration")
         if each.fell_behind and each.rate_per_s is not None:
@@ -77,6 +77,8 @@ def load_notes(summaries: Iterable[LoadSummary], targets: LatencyTargets) -> lis
                 "(if one answer alone takes that long, lengthen --duration)"
             )
         found += [f"{rate}: {count} x {name}" for name, count in each.errors.items()]
+        if each.refused:
+            found.append(f"{rate}: refused within {_pair(each.latencies['refusal'])} ms (p50 / p99)")
         if each.wrong_usage:
             found.append(f"{rate}: {each.wrong_usage} answers whose usage cannot be right; their pieces were counted")
         late_ms = each.latencies["late"].percentiles_ms[99]

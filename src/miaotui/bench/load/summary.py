@@ -84,7 +84,15 @@ class LoadSummary:
     prompt_tokens: int
     tokens_per_s: float
     tail_s: float  # from the load's end to the last answer
-    latencies: Mapping[str, LatencySummary]  # ttft, tpot, itl, e2e, late
+    latencies: Mapping[str, LatencySummary]  # ttft, tpot, itl, e2e, late, refusal
+    streams: int | None = None  # of a closed load: answers at a time
+
+    @property
+    def name(self) -> str:
+        """The load in a few words."""
+        if self.rate_per_s is not None:
+            return f"{self.rate_per_s:.3g}/s"
+        return f"{self.streams} at a time" if self.streams else "all at once"
 
     @property
     def asked(self) -> int:
@@ -141,8 +149,12 @@ def summarised(
     targets: LatencyTargets,
     rate_per_s: float | None = None,
     deadline_ms: float | None = None,
+    streams: int | None = None,
 ) -> LoadSummary:
-    """Summarise a load of ``duration_s``. ``deadline_ms`` is the deadline that was sent with each request."""
+    """Summarise a load of ``duration_s``. ``deadline_ms`` is the deadline that was sent with each request.
+
+    ``rate_per_s`` is that of an open load, ``streams`` of a closed one; neither where all requests came at once.
+    """
     answered = [each for each in outcomes if each.is_answered]
     promised = [each for each in outcomes if each.promised]
     sent = LatencyTargets(e2e_ms=deadline_ms)
@@ -168,7 +180,9 @@ def summarised(
             "itl": LatencySummary.of(gap for each in answered for gap in each.itl_s),
             "e2e": LatencySummary.of(each.e2e_s for each in answered),
             "late": LatencySummary.of(each.late_s for each in outcomes if each.sent_s is not None),
+            "refusal": LatencySummary.of(each.refusal_s for each in outcomes),
         },
+        streams=streams,
     )
 
 

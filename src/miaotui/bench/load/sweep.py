@@ -1,8 +1,8 @@
 """Sweep of arrival rates, from a light load to saturation, and the rate that is still sustained.
 
 Owns the choice of rates and what saturation means. Knows no server: `Level` makes a summary of one rate. Invariant: a
-rate counts as sustained if at least `SUSTAINED` of its requests were answered within the targets, and the answers
-kept up with it.
+rate counts as sustained if at least `SUSTAINED` of its requests, or all but one, were answered within the targets, and
+the answers kept up with it. (Among a few requests a single miss is chance.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ Level = Callable[[float], Awaitable[LoadSummary]]
 
 def is_sustained(summary: LoadSummary) -> bool:
     """Return whether the server kept up with this rate."""
-    return bool(summary.asked) and summary.in_time >= SUSTAINED * summary.asked and not summary.fell_behind
+    missed = summary.asked - summary.in_time
+    allowed = max(1.0, (1 - SUSTAINED) * summary.asked)
+    return bool(summary.in_time) and missed <= allowed + 1e-9 and not summary.fell_behind
 
 
 async def sweep(level: Level, first_per_s: float, report: Callable[[LoadSummary], None]) -> list[LoadSummary]:

@@ -7,11 +7,12 @@ measurements are in `bench`. Invariant: no speed is printed without a line about
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.kernels.platform.cpu import probe
 
+INTERRUPTED = 130  # exit status
+INTERRUPTED_LINE = "interrupted: the numbers are of what was measured until then"
 FORMS = {
     "serve": "miaotui bench serve URL, such as http://127.0.0.1:8000",
     "compare": "miaotui bench compare A B, two models or servers",
@@ -97,6 +100,15 @@ def machine() -> dict[str, Any]:
         "memory_bytes": cpu.memory_bytes,
         "miaotui": version("miaotui"),
     }
+
+
+def until_interrupted(main: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+    """Run ``main``; return whether it ended by itself. What it noted before Ctrl-C is the caller's to show."""
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def note(text: str) -> None:

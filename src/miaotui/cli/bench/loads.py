@@ -28,14 +28,14 @@ from miaotui.bench.load.scenarios import ScenarioResult, scenario_result
 from miaotui.bench.load.summary import LatencyTargets, LoadSummary, summarised
 from miaotui.bench.load.sweep import sustained_rate, sweep
 from miaotui.bench.load.target import AskOptions, Target
-from miaotui.bench.quality import NOT_MEASURED
-from miaotui.cli.bench.bench import finish, machine, note
+from miaotui.bench.quality import NOT_MEASURED, ModelQuality
+from miaotui.cli.bench.bench import INTERRUPTED, INTERRUPTED_LINE, finish, machine, note, until_interrupted
 from miaotui.errors import RequestError
 
 FAILED = 1
 WARM_UP = 1_000_000_000  # number of the first prompt that is not counted
 OFFLINE_REQUESTS = 64
-LEAST_REQUESTS = 8  # of each rate of a sweep, about
+LEAST_REQUESTS = 12  # of each rate of a sweep, about
 LIGHT = 0.25  # of one stream's answers per second: where a sweep begins
 QUALITY_OF_SERVER = "quality not measured: a server does not show its weights; run miaotui bench MODEL beside it"
 
@@ -50,9 +50,9 @@ class _Run:
     arrivals: Arrivals
     targets: LatencyTargets
     number: int = 0  # of the next prompt
-    summaries: list[LoadSummary] = field(default_factory=list)
-    outcomes: dict[str, list[RequestOutcome]] = field(default_factory=dict)
+    loads: list[tuple[LoadSummary, list[RequestOutcome]]] = field(default_factory=list)
     scenario: ScenarioResult | None = None
+    is_whole: bool = True  # not interrupted
 
     async def play(self) -> None:
         """Play all loads of the options."""
@@ -78,7 +78,7 @@ class _Run:
         times = self.arrivals.times_s(rate_per_s, lasts_s, self.chosen.seed)
         planned = planned_at(times, self.plan, self._take(len(times)), self.arrivals.trace)
         outcomes = await play_open(self.target, planned)
-        return self._keep(f"{rate_per_s:.3g}/s", outcomes, lasts_s, rate_per_s)
+        return self._keep(outcomes, lasts_s, rate_per_s)
 
     async def level(self, rate_per_s: float) -> LoadSummary:
         """Play one rate of a sweep, for so long that several requests come."""
@@ -91,14 +91,14 @@ class _Run:
         outcomes = await play_closed(self.target, planned, streams, self.chosen.duration)
         self._take(len(outcomes))
         lasted_s = max((each.done_s or 0.0 for each in outcomes), default=0.0)
-        self._keep(f"{streams} at a time", outcomes, max(lasted_s, 1e-3))
+        self._keep(outcomes, max(lasted_s, 1e-3), streams=streams)
 
     async def offline(self, count: int) -> None:
         """Play all requests at once."""
         first = self._take(count)
         outcomes = await play_open(self.target, [self.plan.planned(first + at) for at in range(count)])
         lasted_s = max((each.done_s or 0.0 for each in outcomes), default=0.0)
-        self._keep("offline", outcomes, max(lasted_s, 1e-3))
+        self._keep(outcomes, max(lasted_s, 1e-3))
 
     async def _light_rate(self) -> float:
         """Return a rate that leaves a single stream mostly idle."""
@@ -114,13 +114,20 @@ class _Run:
         return first
 
     def _keep(
-        self, name: str, outcomes: list[RequestOutcome], duration_s: float, rate_per_s: float | None = None
+        self,
+        outcomes: list[RequestOutcome],
+        duration_s: float,
+        rate_per_s: float | None = None,
+        streams: int | None = None,
     ) -> LoadSummary:
-        summary = summarised(outcomes, duration_s, self.targets, rate_per_s, self.chosen.deadline_ms)
-        self.summaries.append(summary)
-        self.outcomes[name] = outcomes
-        note(f"{name}: {summary.answered} of {summary.asked} answered, goodput {summary.goodput_per_s:.3g}/s")
+        summary = summarised(outcomes, duration_s, self.targets, rate_per_s, self.chosen.deadline_ms, streams)
+        self.loads.append((summary, outcomes))
+        note(f"{summary.name}: {summary.answered} of {summary.asked} answered, goodput {summary.goodput_per_s:.3g}/s")
         return summary
+
+    def by_rate(self) -> list[tuple[LoadSummary, list[RequestOutcome]]]:
+        """Return loads with their outcomes, from the lowest rate to the highest; others in their order."""
+        return sorted(self.loads, key=lambda load: load[0].rate_per_s or 0.0)
 
     def _judge(self) -> None:
         """Give the scenario its number: of a server, that of the highest rate that is valid, else of the lowest."""
@@ -128,12 +135,9 @@ class _Run:
         if name is None:
             return
         least_s = 0.9 * self.chosen.duration  # arrivals are random: the last one is due before the end
-        loads = sorted(
-            zip(self.summaries, self.outcomes.values(), strict=True), key=lambda pair: pair[0].rate_per_s or 0
-        )
         found = [
             scenario_result(name, each, least_s=least_s, bound_ms=self.targets.e2e_ms, rate_per_s=summary.rate_per_s)
-            for summary, each in loads
+            for summary, each in self.by_rate()
         ]
         valid = [each for each in found if each.is_valid]
         self.scenario = valid[-1] if valid else found[0]
@@ -145,15 +149,17 @@ def bench_server(url: str, chosen: argparse.Namespace) -> int:
 
     key = os.environ.get("OPENAI_API_KEY") or None
 
-    async def main() -> _Run:
+    runs: list[_Run] = []
+
+    async def main() -> None:
         model = chosen.model or await first_model(url, key)
         target = HttpTarget(url, model, ask_options(chosen), route=chosen.route, key=key)
         try:
-            return await _played(target, chosen)
+            await _played(target, chosen, runs)
         finally:
             await target.close()
 
-    run = asyncio.run(main())
+    run = _begun(until_interrupted(main), runs)
     return _finish(run, f"{run.target.name} at {url}", QUALITY_OF_SERVER, {"bench": "serve", "url": url}, None)
 
 
@@ -164,7 +170,11 @@ def bench_engine(name: str, chosen: argparse.Namespace) -> int:
     from miaotui.cli.bench.model import measured_quality
     from miaotui.cli.output.progress import ProgressBars
 
-    async def main() -> tuple[_Run, Any]:
+    runs: list[_Run] = []
+    quality: ModelQuality | None = None
+
+    async def main() -> None:
+        nonlocal quality
         with ProgressBars() as progress:
             llm = await load_async(
                 name,
@@ -176,9 +186,9 @@ def bench_engine(name: str, chosen: argparse.Namespace) -> int:
             )
         async with llm:
             quality = await asyncio.to_thread(measured_quality, name, llm)
-            return await _played(EngineTarget(llm, name, ask_options(chosen)), chosen), quality
+            await _played(EngineTarget(llm, name, ask_options(chosen)), chosen, runs)
 
-    run, quality = asyncio.run(main())
+    run = _begun(until_interrupted(main), runs)
     line = NOT_MEASURED if quality is None else quality.text()
     return _finish(run, f"{name}, without HTTP", line, {"bench": "load"}, quality)
 
@@ -196,7 +206,17 @@ def prompt_plan(chosen: argparse.Namespace) -> PromptPlan:
     return PromptPlan(chosen.input_tokens, chosen.output_tokens, chosen.seed, repeat, texts)
 
 
-async def _played(target: Target, chosen: argparse.Namespace) -> _Run:
+def _begun(is_whole: bool, runs: Sequence[_Run]) -> _Run:
+    """Return the run. Raises `KeyboardInterrupt` if it was interrupted before there was anything to show."""
+    if not is_whole:
+        if not runs or not runs[0].loads:
+            raise KeyboardInterrupt
+        runs[0].is_whole = False
+    return runs[0]
+
+
+async def _played(target: Target, chosen: argparse.Namespace, runs: list[_Run]) -> None:
+    """Play all loads of the options; the run is in ``runs`` as soon as it begins."""
     if (chosen.arrivals == "trace") != (chosen.trace is not None):
         raise RequestError("--arrivals trace and --trace FILE belong together: give both or neither")
     if chosen.scenario is not None and chosen.streams:
@@ -207,14 +227,17 @@ async def _played(target: Target, chosen: argparse.Namespace) -> _Run:
     if chosen.scenario == "server" and targets.e2e_ms is None:
         raise RequestError("the scenario server needs its bound of latency: --e2e-ms")
     run = _Run(target, chosen, prompt_plan(chosen), arrivals, targets)
+    runs.append(run)
     await run.play()
-    return run
 
 
 def _finish(run: _Run, title: str, quality_line: str, values: dict[str, Any], quality: Any) -> int:
     chosen = run.chosen
-    summaries = sorted(run.summaries, key=lambda each: each.rate_per_s or 0.0)
+    loads = run.by_rate()
+    summaries = [each for each, _ in loads]
     about = [f"{title}; {_arrivals(chosen)}, {chosen.duration:g} s each, seed {chosen.seed}", quality_line]
+    if not run.is_whole:
+        about.append(INTERRUPTED_LINE)
     rate = sustained_rate([each for each in summaries if each.rate_per_s is not None])
     if rate is not None and len(summaries) > 1:
         about.append(f"sustained: {rate:.3g} requests/s")
@@ -226,15 +249,16 @@ def _finish(run: _Run, title: str, quality_line: str, values: dict[str, Any], qu
         "model": run.target.name,
         "machine": machine(),
         "options": vars(chosen),
+        "interrupted": not run.is_whole,
         "quality": None if quality is None else vars(quality),
         "sustained_per_s": rate,
         "scenario": None if run.scenario is None else vars(run.scenario),
         "loads": [each.as_dict() for each in summaries],
     }
-    pairs = zip(run.summaries, run.outcomes.items(), strict=True)
-    outcomes = dict(each for _, each in sorted(pairs, key=lambda pair: pair[0].rate_per_s or 0.0))
-    sections = partial(load_sections, summaries, outcomes)
+    sections = partial(load_sections, loads)
     finish(f"miaotui bench: {title}", about, load_table(summaries), _plain(values), chosen.html, sections)
+    if not run.is_whole:
+        return INTERRUPTED
     return 0 if any(each.answered for each in summaries) else FAILED
 
 

@@ -25,9 +25,8 @@ from miaotui.bench.quality import (
 )
 from miaotui.bench.report import aligned
 from miaotui.bench.speed import WITH_DRAFTS, WITHOUT_DRAFTS, SpeedBench, SpeedPlan, SpeedReport
-from miaotui.cli.bench.bench import finish, machine, note, settings
+from miaotui.cli.bench.bench import INTERRUPTED, INTERRUPTED_LINE, finish, machine, note, settings
 from miaotui.cli.output.progress import ProgressBars
-from miaotui.engine.all_logits import all_logits
 from miaotui.hub.resolve import resolve
 from miaotui.llm import Facade
 
@@ -64,8 +63,11 @@ def bench_model(name: str, chosen: argparse.Namespace) -> int:
         f"read limit {limits.read_gb_per_s:.1f} GB/s, 8-bit products {limits.int8_gmac_per_s:.0f} GMAC/s",
         NOT_MEASURED if quality is None else quality.text(),
     ]
+    if not report.is_whole:
+        lines.append(INTERRUPTED_LINE)
     values = {
         "bench": "model",
+        "interrupted": not report.is_whole,
         "model": name,
         "seed": chosen.seed,
         "machine": machine(),
@@ -74,7 +76,7 @@ def bench_model(name: str, chosen: argparse.Namespace) -> int:
         "series": [each.as_dict() for each in report.series],
     }
     finish(f"miaotui bench: {name}", lines, speed_table(report), values, chosen.html, partial(speed_sections, report))
-    return 0
+    return 0 if report.is_whole else INTERRUPTED
 
 
 def speed_table(report: SpeedReport) -> str:
@@ -96,8 +98,7 @@ def measured_quality(name: str, llm: Facade) -> ModelQuality | None:
     base = stored_base(weights_digest(resolve(name, settings=chosen)), tokens, chosen)
     if base is None:
         return None
-    loop = llm.loop
-    return quality_of(loop.between_steps(lambda: all_logits(loop.engine.backend, tokens)), base)
+    return quality_of(llm.loop.logits(tokens), base)
 
 
 def bench_base(name: str) -> int:

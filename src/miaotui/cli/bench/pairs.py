@@ -13,11 +13,11 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-from miaotui.bench.compare import Comparison, compare
+from miaotui.bench.compare import METRICS, Comparison, compare
 from miaotui.bench.html.page import compare_sections
 from miaotui.bench.load.target import Target
 from miaotui.bench.quality import NOT_MEASURED, ModelQuality
-from miaotui.cli.bench.bench import finish, machine, note
+from miaotui.cli.bench.bench import INTERRUPTED, INTERRUPTED_LINE, finish, machine, note, until_interrupted
 from miaotui.cli.bench.loads import FAILED, QUALITY_OF_SERVER, ask_options, prompt_plan
 from miaotui.errors import RequestError
 
@@ -31,19 +31,25 @@ def bench_compare(words: tuple[str, str], chosen: argparse.Namespace) -> int:
     sides = [parse_side(word) for word in words]
     streams = (chosen.streams or (1,))[0]
 
-    async def main() -> tuple[Comparison, list[ModelQuality | str]]:
+    found, qualities = Comparison(words, {name: [] for name in METRICS}), list[ModelQuality | str]()
+
+    async def main() -> None:
         async with AsyncExitStack() as stack:
             opened = [await _opened(*side, chosen, stack) for side in sides]
             (a, quality_a), (b, quality_b) = opened
-            found = await compare((a, b), prompt_plan(chosen), chosen.pairs, streams, note)
-            found.names = words
-            return found, [quality_a, quality_b]
+            qualities.extend((quality_a, quality_b))
+            await compare(found, (a, b), prompt_plan(chosen), chosen.pairs, streams, note)
 
-    found, qualities = asyncio.run(main())
+    is_whole = until_interrupted(main)
+    if not is_whole and not found.count:
+        raise KeyboardInterrupt
     told = [each if isinstance(each, str) else each.text() for each in qualities]
     lines = [f"{side}: {word}; {quality}" for side, word, quality in zip("AB", words, told, strict=True)]
-    lines.append(f"{chosen.pairs} pairs of {streams} together, {found.failed} failed, seed {chosen.seed}")
+    lines.append(f"{found.count} pairs of {streams} together, {found.failed} failed, seed {chosen.seed}")
+    if not is_whole:
+        lines.append(INTERRUPTED_LINE)
     values: dict[str, Any] = {"bench": "compare", "machine": machine(), "seed": chosen.seed, **found.as_dict()}
+    values["interrupted"] = not is_whole
     values["qualities"] = [None if isinstance(each, str) else vars(each) for each in qualities]
     finish(
         f"miaotui bench: {words[0]} and {words[1]}",
@@ -53,7 +59,9 @@ def bench_compare(words: tuple[str, str], chosen: argparse.Namespace) -> int:
         chosen.html,
         partial(compare_sections, found),
     )
-    return 0 if found.failed < chosen.pairs else FAILED
+    if not is_whole:
+        return INTERRUPTED
+    return 0 if found.failed < found.count else FAILED
 
 
 def is_address(word: str) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.cli.output import messages
-from miaotui.cluster.cluster_file import MOST_REPLICAS, ClusterFile
+from miaotui.cluster.cluster_file import ClusterFile
+from miaotui.cluster.routing.scaling import MOST_REPLICAS
 from miaotui.errors import RequestError
 
 ACTIONS = ("up", "check", "status", "scale", "drain", "down")

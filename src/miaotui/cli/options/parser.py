@@ -270,10 +270,10 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--threads", type=_positive, metavar="N", help="default: one per usable physical core")
     group.add_argument(
         "--backend",
-        choices=("cpu", "reference"),
+        choices=("cpu", "reference", "jax"),
         default="cpu",
-        metavar="cpu|reference",
-        help="what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)",
+        metavar="cpu|reference|jax",
+        help="what computes: compiled kernels, NumPy alone, which is slow, or XLA (default: cpu)",
     )
 
 

@@ -8,10 +8,13 @@ only one that clients reach; replicas read nothing but checked messages from it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from starlette.middleware import Middleware
@@ -21,29 +24,37 @@ from miaotui.cluster.idempotency import IdempotencyKeys
 from miaotui.cluster.messages import Message
 from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
 from miaotui.cluster.on_ray.known import NAMED
+from miaotui.cluster.on_ray.scale import deployment_name, set_replicas
 from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_loop import open_pool
 from miaotui.cluster.pool_metrics import PoolMetrics
 from miaotui.cluster.replica import Replica
-from miaotui.engine.loop import EngineLoop
-from miaotui.engine.remote.loop import as_engine_loop
+from miaotui.cluster.transport.direct import ReplicaServer, tls_of_ray
+from miaotui.engine.model_loop import ModelLoop
 from miaotui.errors import OverloadedError, RequestError
 
-APPLICATION = "miaotui"
+LOG = logging.getLogger("miaotui.cluster")
 INGRESS = "ingress"
 HEAD = "node:__internal_head__"  # a resource of the machine that clients connect to, by Ray's own name
 MOST_CALLS = 4096  # at once to one replica; its own book of promises refuses long before
 FIRST_REPLICA_S = 600.0  # that the first replica of a model may take to come: it may compile kernels
+SCALE_S = 1.0  # between looks whether a model needs more or fewer replicas
+DRAIN_LOOK_S = 0.1  # between looks whether a replica that goes has ended its answers
 HEALTHY_S, UNHEALTHY_S = 2.0, 30.0  # between looks at a replica's health, and until one counts as lost
 
 
 class ModelReplica:
-    """One whole engine in an actor of Ray."""
+    """One whole engine in an actor of Ray, which listens for the ingress itself.
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    Serve starts it, watches its health and ends it. Requests and answers take a direct connection: a message through
+    Ray costs a millisecond of processor time at either end.
+    """
+
+    async def __init__(self, values: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         self._name = serve.get_replica_context().replica_id.unique_id
         pool = PoolSpecification(**values)
         options = {"threads": max(1, int(pool.cpus)), **pool.options}
+        tls = tls_of_ray(listens=True)
         self._replica = Replica.open(pool.name, pool.model, options)
         found = self._replica.digest
         if pool.digest not in (None, found):
@@ -52,32 +63,27 @@ class ModelReplica:
                 f"the model file {pool.model} on this machine has SHA-256 {found}, and that of the cluster has "
                 f"{pool.digest}: copy the right file here"
             )
+        self._server = ReplicaServer(self._replica, tls)
+        self._place = await self._server.start(ray.util.get_node_ip_address())
 
-    async def describe(self, message: Message) -> Message:
-        """Return `Replica.describe`."""
-        return self._replica.describe() if message.get(NAMED) == self._name else MISDIRECTED
-
-    async def report(self, message: Message) -> Message:
-        """Return `Replica.report`."""
-        return self._replica.report() if message.get(NAMED) == self._name else MISDIRECTED
-
-    async def answer(self, message: Message) -> AsyncGenerator[Message, None]:
-        """Yield the pieces of `Replica.answer`."""
-        if message.get(NAMED) != self._name:
-            yield MISDIRECTED
-            return
-        async for piece in self._replica.answer(message):
-            yield piece
+    async def place(self, message: Message) -> Message:
+        """Return where this replica listens, and its secret."""
+        return asdict(self._place) if message.get(NAMED) == self._name else MISDIRECTED
 
     def check_health(self) -> None:
         """Raise where the engine has failed and is not back: Serve then starts another replica."""
         if not self._replica.model.loop.healthy:
             raise OverloadedError("the engine is restarting after a fault", 1.0)
 
-    def __del__(self) -> None:
-        replica = getattr(self, "_replica", None)
-        if replica is not None:
-            replica.close()
+    async def __del__(self) -> None:
+        """Let what runs end, which Serve does not see, and close."""
+        server = getattr(self, "_server", None)
+        if server is not None:
+            while self._replica.model.loop.in_flight:  # Serve ends the wait after `drain_timeout_s`
+                await asyncio.sleep(DRAIN_LOOK_S)
+            await asyncio.sleep(DRAIN_LOOK_S)  # the last pieces are on their way
+            await server.close()
+            self._replica.close()
 
 
 class Ingress:
@@ -97,11 +103,12 @@ class Ingress:
         settings = self._cluster.settings
         listening = bind(settings.host, settings.port)
         self._pools: dict[str, Pool] = {}
-        loops: dict[str, EngineLoop] = {}
+        loops: dict[str, ModelLoop] = {}
         for specification, handle in zip(self._cluster.pools, handles, strict=True):
             name, context = specification.name, specification.options.get("context")
-            pool, loop = await asyncio.to_thread(open_pool, name, specification.model, RayMembers(handle), context)
-            self._pools[name], loops[name] = pool, as_engine_loop(loop)
+            members, scale = RayMembers(handle), specification.autoscale
+            pool, loop = await asyncio.to_thread(open_pool, name, specification.model, members, context, scale)
+            self._pools[name], loops[name] = pool, loop
         for name, pool in self._pools.items():
             if not await asyncio.to_thread(pool.wait, 1, FIRST_REPLICA_S):
                 raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
@@ -114,6 +121,7 @@ class Ingress:
         self._tasks = [
             asyncio.create_task(operations.look_after()),
             asyncio.create_task(self._server.serve([listening])),
+            asyncio.create_task(self._keep_scaled()),
         ]
         while not self._server.started:
             if self._tasks[1].done():
@@ -123,7 +131,12 @@ class Ingress:
     async def state(self) -> Message:
         """Return the cluster's file, and what each pool knows of its replicas."""
         pools = {
-            name: {"replicas": pool.replicas, "refused": dict(pool.refused), "resumed": pool.resumed}
+            name: {
+                "replicas": pool.replicas,
+                "refused": pool.refused,
+                "resumed": pool.resumed,
+                "autoscale": pool.has_range,
+            }
             for name, pool in self._pools.items()
         }
         operations = self._services.operations
@@ -134,6 +147,23 @@ class Ingress:
             "running": len(operations.running),
             "process": os.getpid(),
         }
+
+    async def _keep_scaled(self) -> None:
+        """Give each pool with a range as many replicas as it wants."""
+        ranged = {each.name: each.replicas for each in self._cluster.pools if each.autoscale is not None}
+        while ranged:
+            await asyncio.sleep(SCALE_S)
+            for name, count in ranged.items():
+                wanted = self._pools[name].wanted(count)
+                if wanted == count:
+                    continue
+                try:
+                    await set_replicas(name, wanted)
+                except Exception:  # Serve's controller may be away for a moment
+                    LOG.exception("the replicas of %s could not be changed to %d", name, wanted)
+                else:
+                    LOG.info("%s: %d replicas instead of %d", name, wanted, count)
+                    ranged[name] = wanted
 
     async def drain(self, draining: bool) -> int:
         """Say to load balancers that no new requests are welcome; return how many still run."""
@@ -152,7 +182,8 @@ class Ingress:
         if server is not None:
             server.should_exit = True
             await asyncio.gather(self._tasks[1], return_exceptions=True)
-            self._tasks[0].cancel()
+            for task in (self._tasks[0], self._tasks[2]):
+                task.cancel()
             self._services.close()
 
 
@@ -201,8 +232,3 @@ def application(cluster: ClusterFile) -> Any:
         ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
     )
     return ingress.bind(cluster.plain(), *models)
-
-
-def deployment_name(model: str) -> str:
-    """Return the name of a model's deployment."""
-    return f"model-{model}"

@@ -1,19 +1,22 @@
-"""Ways to replicas that Ray Serve runs: each call goes to the replica that the pool has chosen.
+"""Ways to replicas that Ray Serve runs: Serve says where each one listens, and the calls go there directly.
 
-Owns the calls by Serve's handles, and their errors. Knows neither engines nor our own router's reasons. Invariants: a
-call that reached another replica than the named one is refused there, and counts as lost; nothing but JSON values
-crosses.
+Owns the question where, and the table of connections. Knows neither engines nor our own router's reasons. Invariants: a
+question that reached another replica than the named one is refused there, and counts as lost; a connection whose
+replica has left stays until its last call has ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
 from miaotui.cluster.messages import Message
 from miaotui.cluster.on_ray.known import NAMED, names_of
+from miaotui.cluster.transport.calls import Calls
+from miaotui.cluster.transport.direct import Place, connect, tls_of_ray
 from miaotui.errors import ReplicaLostError
 
 MISDIRECTED = {"misdirected": True}  # the reply of any other
@@ -24,48 +27,61 @@ class RayChannel:
 
     def __init__(self, handle: DeploymentHandle[Any], name: str) -> None:
         self._handle, self._name = handle, name
+        self._calls: Calls | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether its connection has ended."""
+        return self._calls is not None and self._calls.is_lost
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that wait for the rest of their reply."""
+        return 0 if self._calls is None else self._calls.in_flight
 
     async def describe(self) -> Message:
-        """Return the replica's description."""
-        return await self._ask("describe")
+        """Return the replica's description; the first call connects."""
+        if self._calls is None:
+            place = Place.read(await self._ask_place())
+            self._calls = await connect(place, self._name, tls_of_ray(listens=False))
+        return await self._calls.describe()
 
     async def report(self) -> Message:
         """Return the replica's report."""
-        return await self._ask("report")
+        return await self._connected().report()
 
     async def answer(self, message: Message) -> AsyncGenerator[Message, None]:
         """Yield the pieces of one answer."""
-        handle = self._handle.options(method_name="answer", stream=True)
-        pieces = handle.remote({**message, NAMED: self._name})
-        is_over = False
-        try:
+        async with aclosing(self._connected().answer(message)) as pieces:
             async for piece in pieces:
-                yield self._mine(piece)
-            is_over = True
-        except (GeneratorExit, ReplicaLostError):
-            raise
-        except Exception as error:
-            is_over = True
-            raise self._lost(error) from error
-        finally:
-            if not is_over:
-                pieces.cancel()
+                yield piece
 
-    async def _ask(self, call: str) -> Message:
+    def abandon(self) -> None:
+        """End the connection now."""
+        if self._calls is not None:
+            self._calls.abandon()
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._calls is not None:
+            await self._calls.close()
+
+    def _connected(self) -> Calls:
+        if self._calls is None:
+            raise ReplicaLostError(f"the replica {self._name} was not asked where it listens")
+        return self._calls
+
+    async def _ask_place(self) -> Message:
         try:
-            reply = await self._handle.options(method_name=call, stream=False).remote({NAMED: self._name})
+            found: Message = await self._handle.options(method_name="place", stream=False).remote({NAMED: self._name})
         except Exception as error:
-            raise self._lost(error) from error
-        return self._mine(reply)
-
-    def _mine(self, reply: Message) -> Message:
-        if reply == MISDIRECTED:
+            first = (str(error).strip() or "no reason").splitlines()[0]
+            raise ReplicaLostError(
+                f"the replica {self._name} was lost: {type(error).__name__}: {first:.200}"
+            ) from error
+        if found == MISDIRECTED:
             raise ReplicaLostError(f"the replica {self._name} is not there any more")
-        return reply
-
-    def _lost(self, error: Exception) -> ReplicaLostError:
-        first = (str(error).strip() or "no reason").splitlines()[0]
-        return ReplicaLostError(f"the replica {self._name} was lost: {type(error).__name__}: {first:.200}")
+        return found
 
 
 class RayMembers:
@@ -75,12 +91,22 @@ class RayMembers:
         self._handle = handle.options(stream=False)  # with this, its router exists
         self._key = str(handle.deployment_id)
         self._ways: dict[str, RayChannel] = {}
+        self._leaving: list[RayChannel] = []
 
     async def current(self) -> Mapping[str, RayChannel]:
         """Return the ways to all replicas that Serve knows."""
         names = names_of(self._key)
-        self._ways = {name: self._ways.get(name) or RayChannel(self._handle, name) for name in names}
+        for name, way in tuple(self._ways.items()):
+            if name not in names or way.is_lost:
+                self._leaving.append(self._ways.pop(name))
+        for name in names:
+            self._ways.setdefault(name, RayChannel(self._handle, name))
+        for way in [way for way in self._leaving if not way.in_flight]:
+            self._leaving.remove(way)
+            await way.close()
         return dict(self._ways)
 
     async def close(self) -> None:
-        """Do nothing: Serve ends replicas."""
+        """End all connections; Serve ends replicas."""
+        for way in (*self._ways.values(), *self._leaving):
+            await way.close()

@@ -68,7 +68,8 @@ def up(cluster: ClusterFile) -> Any:
             log_to_driver=False,
             logging_level="ERROR",
         )
-    from miaotui.cluster.on_ray.application import APPLICATION, application  # noqa: PLC0415  (imports Ray)
+    from miaotui.cluster.on_ray.application import application  # noqa: PLC0415  (imports Ray)
+    from miaotui.cluster.on_ray.scale import APPLICATION  # noqa: PLC0415  (imports Ray)
 
     serve.start(proxy_location="Disabled")
     bound = application(located)
@@ -82,7 +83,7 @@ def state(address: str | None) -> dict[str, Any]:
     """Return the state of a running cluster: Serve's and its ingress's. Raises `RequestError`."""
     connect(address)
     _, serve = _libraries()
-    from miaotui.cluster.on_ray.application import APPLICATION, deployment_name  # noqa: PLC0415  (imports Ray)
+    from miaotui.cluster.on_ray.scale import APPLICATION, deployment_name  # noqa: PLC0415  (imports Ray)
 
     found = serve.status().applications.get(APPLICATION)
     if found is None:
@@ -101,15 +102,15 @@ def scale(address: str | None, counts: Mapping[str, int]) -> None:
     for name in counts:
         if name not in known:
             raise RequestError(f"the cluster has no model {name!r}: it has {', '.join(sorted(known))}")
-    ray, serve = _libraries()
-    from ray.serve._private.common import DeploymentID  # noqa: PLC0415  (Serve's own way to scale is its dashboard's)
+        if known[name]["autoscale"]:
+            raise RequestError(
+                f"{name} has `autoscale` in the cluster file: change its range there, and run `up` again"
+            )
+    ray, _ = _libraries()
+    from miaotui.cluster.on_ray.scale import set_replicas  # noqa: PLC0415  (imports Ray)
 
-    from miaotui.cluster.on_ray.application import APPLICATION, deployment_name  # noqa: PLC0415  (imports Ray)
-
-    controller = serve.context._get_global_client()._controller
     for name, count in counts.items():
-        deployment = DeploymentID(name=deployment_name(name), app_name=APPLICATION)
-        ray.get(controller.update_deployment_replicas.remote(deployment, count))
+        ray.get(set_replicas(name, count))
 
 
 def drain(address: str | None, timeout_s: float = 30.0) -> int:
@@ -127,7 +128,7 @@ def down(address: str | None, timeout_s: float = 30.0) -> int:
     """Drain a cluster and end it; Ray itself goes on. Returns how many requests were cut off."""
     left = drain(address, timeout_s)
     _, serve = _libraries()
-    from miaotui.cluster.on_ray.application import APPLICATION  # noqa: PLC0415  (imports Ray)
+    from miaotui.cluster.on_ray.scale import APPLICATION  # noqa: PLC0415  (imports Ray)
 
     serve.delete(APPLICATION)
     serve.shutdown()
@@ -136,6 +137,6 @@ def down(address: str | None, timeout_s: float = 30.0) -> int:
 
 def _ingress() -> Any:
     _, serve = _libraries()
-    from miaotui.cluster.on_ray.application import APPLICATION  # noqa: PLC0415  (imports Ray)
+    from miaotui.cluster.on_ray.scale import APPLICATION  # noqa: PLC0415  (imports Ray)
 
     return serve.get_app_handle(APPLICATION)

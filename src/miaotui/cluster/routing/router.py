@@ -85,6 +85,7 @@ class Router:
         self.replicas: dict[str, ReplicaState] = {}
         self.prefixes = PrefixIndex()
         self._number = 0
+        self._last_cost: ReplicaCost | None = None
 
     def add(self, name: str, cost: ReplicaCost) -> None:
         """Send requests to a replica from now on; it holds no prefixes yet."""
@@ -98,6 +99,7 @@ class Router:
         if replica is None:
             return
         replica.cost, mine = cost, replica.load
+        self._last_cost = cost
         replica.others = ReplicaLoad(
             max(total.requests - mine.requests, 0),
             max(total.prompt_tokens - mine.prompt_tokens, 0) if total.requests > mine.requests else 0,
@@ -147,6 +149,13 @@ class Router:
         """Return the forecast of the best replica, tokens of the prompt that it holds, and whether it is in time."""
         chosen, seen, held = self._choose(request, now_s, ())
         return seen, held, _lateness(request, seen, chosen.cost.allowance) <= 0
+
+    def work_s(self, request: RouteRequest) -> float:
+        """Return the seconds of one replica that a request takes when many run; 0 while no replica's cost is known."""
+        cost = next((replica.cost for replica in self.replicas.values()), self._last_cost)
+        if cost is None:
+            return 0.0
+        return request.prompt_tokens * cost.read_s + request.answer_tokens * cost.token_s(cost.width) / cost.width
 
     def progress(self, ticket: Ticket, tokens: int) -> None:
         """Note answer tokens that came: the prompt has been read."""

@@ -1,4 +1,4 @@
-"""Rules of calls whose arguments are a JSON object, marked values or keywords between a format's own marks.
+"""Rules of calls whose arguments are a JSON object, marked or bare values, or keywords between a format's own marks.
 
 Owns the text of these rules and how control tokens are written in a grammar. Knows no answers. Invariant: the parser of
 the format reads whatever the rules let through; values of strings hold no text that would end them.
@@ -65,7 +65,7 @@ def tagged_rules(form: TaggedFormat, tool: Tool, index: int, words: GrammarText)
 
 def _arguments(form: TaggedFormat, tool: Tool, index: int, words: GrammarText) -> tuple[str, list[str]]:
     """Return the terms of the arguments, and the rules that these need."""
-    if form.marks is None and not form.pythonic:
+    if form.marks is None and not form.pythonic and not form.quote:
         return f"arguments_{index}", [f"arguments_{index}: %json {json.dumps(object_schema(tool))}"]
     schema = object_schema(tool)
     properties = schema.get("properties")
@@ -76,23 +76,57 @@ def _arguments(form: TaggedFormat, tool: Tool, index: int, words: GrammarText) -
     for number, (name, each) in enumerate(known.items()):
         rules += _parameter(form, f"{index}_{number}", str(name), {**_definitions(schema), **_mapping(each)}, words)
     places = {name: f"parameter_{index}_{number}" for number, name in enumerate(known)}
-    if form.pythonic:
-        return _keywords([places[name] for name in required], [places[n] for n in known if n not in required]), rules
+    if form.pythonic or form.quote:
+        comma = '","' if form.quote else '", "'
+        rest = [places[name] for name in known if name not in required]
+        rules += _bare_rules(form.quote, index, words) if form.quote else []
+        return _keywords([places[name] for name in required], rest, comma), rules
     return " ".join(place if name in required else f"{place}?" for name, place in places.items()), rules
 
 
-def _keywords(required: list[str], optional: list[str]) -> str:
+def _keywords(required: list[str], optional: list[str], comma: str) -> str:
     """Return parameters with commas between: the required ones, then any of the others in their order."""
     if required:
-        return ' ", " '.join(required) + "".join(f' (", " {each})?' for each in optional)
+        return f" {comma} ".join(required) + "".join(f" ({comma} {each})?" for each in optional)
     nested = ""
     for each in reversed(optional):
-        nested = f'({each} (", " {nested})?)' if nested else each
+        nested = f"({each} ({comma} {nested})?)" if nested else each
     return f"{nested}?" if nested else ""
+
+
+def _bare_rules(quote: str, index: int, words: GrammarText) -> list[str]:
+    """Return the rules of any value between a format's own marks: strings, lists, objects with bare keys."""
+    mark, any_, pair = words.text(quote), f"any_{index}", f"pair_{index}"
+    is_text = "<[" not in mark
+    text = f"text_{index}[suffix={mark}]: {_TEXT}" if is_text else f"text_{index}: {_TEXT}"
+    listed, members = f'"[" ({any_} ("," {any_})*)? "]"', f'"{{" ({pair} ("," {pair})*)? "}}"'
+    return [
+        text,
+        f"string_{index}: {mark} text_{index}" + ("" if is_text else f" {mark}"),
+        f'{any_}: string_{index} | number_{index} | "true" | "false" | "null" | {listed} | {members}',
+        f'{pair}: /[A-Za-z0-9_.-]+/ ":" {any_}',
+        f'number_{index}: %json {{"type": "number"}}',
+    ]
+
+
+def _bare_value(quote: str, number: str, schema: Mapping[str, Any], words: GrammarText) -> str:
+    """Return the terms of a value of a parameter; of lists and objects all are let through."""
+    chosen, kind, index = schema.get("enum"), schema.get("type"), number.partition("_")[0]
+    if isinstance(chosen, list) and chosen and all(isinstance(each, str) for each in chosen):
+        mark = words.text(quote)
+        return f"{mark} ({' | '.join(json.dumps(each) for each in chosen)}) {mark}"
+    if kind == "string":
+        return f"string_{index}"
+    if kind in ("integer", "number", "boolean", "null"):
+        return f"value_{number}"
+    return f"any_{index}"
 
 
 def _parameter(form: TaggedFormat, number: str, name: str, schema: dict[str, Any], words: GrammarText) -> list[str]:
     value = f"value_{number}: %json {json.dumps(schema)}"
+    if form.quote:
+        written = _bare_value(form.quote, number, schema, words)
+        return [f"parameter_{number}: {json.dumps(name + ':')} {written}", *([value] * written.startswith("value_"))]
     if form.pythonic:
         if schema.get("type") == "boolean":
             value = f'value_{number}: "True" | "False"'

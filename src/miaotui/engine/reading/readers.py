@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 from miaotui.closing import Closing
 from miaotui.engine.reading.sigint import DeferredSigint
 from miaotui.engine.request import Request
+from miaotui.errors import RefusedError
 from miaotui.types import Completion, Delta
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, TimerHandle
 
-    from miaotui.engine.loop import EngineLoop
+    from miaotui.engine.model_loop import ModelLoop
 
 EVENT_S = 4e-3  # between wake-ups, for each stream: an event takes about a seventieth of that
 TICK_S = 0.25  # between looks for Ctrl-C where waiting hides it (Windows), and for a loop that has ended
@@ -132,6 +134,58 @@ def _wake_all(readers: Sequence[Reader]) -> None:
         reader.wake()
 
 
+class RequestObserver(Protocol):
+    """Observer of one loop's requests, in the thread that submits or leaves them; must return at once."""
+
+    def submitted(self, request: Request) -> None:
+        """Note a request that was taken on."""
+
+    def refused(self, error: RefusedError) -> None:
+        """Note a sound request that was not taken on."""
+
+    def left(self, request: Request) -> None:
+        """Note a request that is not read any more; unless it is over, it is about to be cancelled."""
+
+
+class ReadLoop(ABC):
+    """A loop whose requests are read: the end of it that faces readers, be the engine here or elsewhere."""
+
+    def __init__(self, readers: Readers) -> None:
+        self.readers = readers
+        self.observer: RequestObserver | None = None
+        self._unleft: set[int] = set()  # numbers of requests that were submitted and not left
+
+    @abstractmethod
+    def cancel(self, request: Request) -> None:
+        """End a request early. Safe in a finalizer."""
+
+    @abstractmethod
+    def holds(self, request: Request) -> bool:
+        """Return whether something is still kept for a request; its reader is woken when that ends."""
+
+    @property
+    def unread(self) -> int:
+        """Requests that were submitted and not left."""
+        return len(self._unleft)
+
+    def expect_reader(self, request: Request) -> None:
+        """Note a request that was taken on, which will be left once."""
+        self._unleft.add(request.number)
+        if self.observer is not None:
+            self.observer.submitted(request)
+
+    def leave(self, request: Request) -> None:
+        """Stop reading a request, and cancel it if it has not ended. Twice does nothing more. Safe in a finalizer."""
+        if request.number not in self._unleft:
+            return
+        self._unleft.discard(request.number)
+        self.readers.remove(request)
+        if self.observer is not None:
+            self.observer.left(request)
+        if not request.is_over:
+            self.cancel(request)
+
+
 class ThreadReader:
     """A thread as a `Reader`."""
 
@@ -147,7 +201,7 @@ class ThreadReader:
         self._wakeup.wait(timeout_s)
 
 
-def whole(loop: EngineLoop, submit: Callable[[], Iterator[Request]]) -> list[Completion]:
+def whole(loop: ModelLoop, submit: Callable[[], Iterator[Request]]) -> list[Completion]:
     """Submit requests, which run together, and wait for their whole answers.
 
     Raises what submitting raises, or what one of them failed with; then the others are cancelled.
@@ -173,7 +227,7 @@ def whole(loop: EngineLoop, submit: Callable[[], Iterator[Request]]) -> list[Com
         leave(loop, requests, reader)
 
 
-def leave(loop: EngineLoop, requests: Sequence[Request], reader: ThreadReader) -> None:
+def leave(loop: ModelLoop, requests: Sequence[Request], reader: ThreadReader) -> None:
     """Leave requests and wait until they have ended and the loop holds nothing for them: their pages are free."""
     for request in requests:
         if not request.is_over:
@@ -194,7 +248,7 @@ class DeltaStream(Closing, Iterator[Delta]):
 
     def __init__(
         self,
-        loop: EngineLoop,
+        loop: ModelLoop,
         submit: Callable[[], Request],
         owner: object = None,
         shape: Callable[[Delta], Delta] | None = None,
@@ -279,7 +333,7 @@ class TaskReader:
             self._tick.cancel()
 
 
-def together(loop: EngineLoop, submitted: Iterable[Request]) -> list[Request]:
+def together(loop: ModelLoop, submitted: Iterable[Request]) -> list[Request]:
     """Return requests that are submitted one by one and belong together: all are on their way, or none is."""
     requests: list[Request] = []
     try:
@@ -290,14 +344,14 @@ def together(loop: EngineLoop, submitted: Iterable[Request]) -> list[Request]:
     return requests
 
 
-def leave_all(loop: EngineLoop, requests: Iterable[Request]) -> None:
+def leave_all(loop: ModelLoop, requests: Iterable[Request]) -> None:
     """Stop reading requests; those that have not ended are cancelled."""
     for request in requests:
         loop.leave(request)
 
 
 async def pieces_of(
-    loop: EngineLoop, requests: Sequence[Request], silence_s: float | None = None
+    loop: ModelLoop, requests: Sequence[Request], silence_s: float | None = None
 ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
     """Yield what comes: (index in ``requests``, piece), all that a step brought at once.
 
@@ -326,7 +380,7 @@ async def pieces_of(
         leave_all(loop, requests)
 
 
-async def await_whole(loop: EngineLoop, requests: Sequence[Request]) -> list[Completion]:
+async def await_whole(loop: ModelLoop, requests: Sequence[Request]) -> list[Completion]:
     """Wait for whole answers. Raises what one of them failed with; then the others are cancelled."""
     reader = TaskReader(patient=True)
     loop.readers.add(requests, reader)

@@ -9,14 +9,14 @@ refused by name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
+from miaotui.backends.backend import require
 from miaotui.engine.engine import RequestPreparation
-from miaotui.engine.loop import EngineLoop, RequestObserver
-from miaotui.engine.reading.readers import Readers
+from miaotui.engine.reading.readers import Readers, ReadLoop
 from miaotui.engine.remote.state import RemoteAdapters, RemoteAdmission, RemoteMachines, RemoteScheduler, RemoteState
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.sampling.sampler import Choice
@@ -30,6 +30,10 @@ from miaotui.schedule.promises.forecast import SchedulingPolicy
 from miaotui.text.chat import ChatEncoder, ChatTemplate
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import FinishReason, SamplingParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PLANNED = 0.8  # share of a deadline that a prompt's budget plans with
 
@@ -77,14 +81,12 @@ class RemoteModel:
         return f"{self.digest}-{engine}"
 
 
-class RemoteLoop:
-    """One model that runs elsewhere. Its public names are those of `EngineLoop`."""
-
-    can_promise = True
+class RemoteLoop(ReadLoop):
+    """One model that runs elsewhere (see `ModelLoop`)."""
 
     def __init__(self, model: RemoteModel, preparation: RequestPreparation, dispatcher: Dispatcher) -> None:
-        self.model, self.readers = model, Readers()
-        self.observer: RequestObserver | None = None
+        super().__init__(Readers())
+        self.model = model
         self.admission = RemoteAdmission()
         self.adapters = RemoteAdapters()
         self.shares_cores = False
@@ -92,12 +94,16 @@ class RemoteLoop:
         self.promises = self
         self._dispatcher = dispatcher
         self._active: dict[int, Request] = {}
-        self._unleft: set[int] = set()
         self._lock = threading.Lock()
         self._cost = CostModel(dispatcher.state.rates)
         self._known = dispatcher.state
 
     # from any thread -----------------------------------------------------------------------------
+
+    @property
+    def can_promise(self) -> bool:
+        """Return whether the engines can promise deadlines."""
+        return self.engine.backend.capabilities.promises
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions = _NO_OPTIONS) -> Request:
         """Take a request on, see `EngineLoop.submit`.
@@ -106,6 +112,8 @@ class RemoteLoop:
         `OverloadedError`.
         """
         _refuse_lacking(params, options)
+        if options.deadline is not None:
+            require(self.engine.backend, "promises")
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
         request.follow(options)
         with self._lock:
@@ -121,9 +129,7 @@ class RemoteLoop:
             self._forget(request)
             raise
         request.settled_listeners.append(self.admission.settle)
-        self._unleft.add(request.number)
-        if self.observer is not None:
-            self.observer.submitted(request)
+        self.expect_reader(request)
         return request
 
     def _require_room(self) -> None:
@@ -139,17 +145,6 @@ class RemoteLoop:
             counts.overloaded += 1
         if self.observer is not None:
             self.observer.refused(error)
-
-    def leave(self, request: Request) -> None:
-        """Stop reading a request, and cancel it if it has not ended. Twice does nothing more."""
-        if request.number not in self._unleft:
-            return
-        self._unleft.discard(request.number)
-        self.readers.remove(request)
-        if self.observer is not None:
-            self.observer.left(request)
-        if not request.is_over:
-            self.cancel(request)
 
     def cancel(self, request: Request) -> None:
         """End a request early, soon."""
@@ -171,8 +166,9 @@ class RemoteLoop:
 
     @property
     def healthy(self) -> bool:
-        """Return whether an engine takes requests."""
-        return self._dispatcher.state.engines > 0
+        """Return whether an engine takes requests, or is started by one."""
+        state = self._dispatcher.state
+        return state.engines > 0 or state.asleep
 
     @property
     def cost(self) -> CostModel:
@@ -202,13 +198,8 @@ class RemoteLoop:
         """Requests that have not ended."""
         return len(self._active)
 
-    @property
-    def unread(self) -> int:
-        """Requests that were submitted and not left."""
-        return len(self._unleft)
-
-    def between_steps(self, work: Callable[[], object]) -> object:
-        """Raise `RequestError`: there is no engine here whose steps could be interrupted."""
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Raise `RequestError`: there is no engine here."""
         raise RequestError("this model runs in other processes: load it with miaotui.load for work on its logits")
 
     def close(self) -> None:
@@ -274,11 +265,6 @@ class _RemoteEngine:
     def scheduler(self) -> RemoteScheduler:
         """Return the schedules."""
         return RemoteScheduler(self._dispatcher.state)
-
-
-def as_engine_loop(loop: RemoteLoop) -> EngineLoop:
-    """Return a remote loop under the type that a server takes: it has each name that a server reads."""
-    return cast("EngineLoop", loop)
 
 
 def _refuse_lacking(params: SamplingParams, options: RequestOptions) -> None:

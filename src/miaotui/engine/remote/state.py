@@ -6,12 +6,12 @@ quotes read them. Knows no way to an engine. Invariant: everything shown was pub
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from miaotui.backends.backend import BackendIdentity, BackendStats, Capabilities
-from miaotui.engine.adapters import LoadedAdapter
+from miaotui.engine.adapters import Adapters, LoadedAdapter
 from miaotui.errors import RequestError
 from miaotui.schedule.plan import NO_ADAPTER
 from miaotui.schedule.promises.admission import AdmissionCounts, AdmissionLimits
@@ -28,6 +28,8 @@ class RemoteState:
     """The state of all engines of one model, as published and counted last; seconds, bytes, counts."""
 
     engines: int = 0  # that take requests
+    asleep: bool = False  # none runs, and the next request starts one
+    promises: bool = True  # whether they can promise deadlines
     running: int = 0
     waiting: int = 0
     pages: int = 1
@@ -66,11 +68,15 @@ class RemoteScheduler:
 class RemoteMachines:
     """Machines of all engines together."""
 
-    capabilities = ABLE
     identity = BackendIdentity("cluster", (), "", "")
 
     def __init__(self, state: RemoteState) -> None:
         self._state = state
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what requests to these engines can have."""
+        return replace(ABLE, promises=self._state.promises)
 
     def stats(self) -> BackendStats:
         """Return a snapshot."""
@@ -96,7 +102,7 @@ class RemoteAdmission:
         self.counts.shortened += promise.shortened
 
 
-class RemoteAdapters(Mapping[str, LoadedAdapter]):
+class RemoteAdapters(Adapters):
     """Adapters of engines elsewhere: none yet."""
 
     def __getitem__(self, name: str) -> LoadedAdapter:

@@ -202,7 +202,10 @@ def add(op, run, member):  # type: ignore[no-untyped-def]
 
 @kernel()
 def activate(op, run, member):  # type: ignore[no-untyped-def]
-    """Add each row's second products to gate and up, and apply the activation, as a product's own end would."""
+    """Add each row's second products to gate and up, and apply the activation, as a product's own end would.
+
+    Without a place for results, the activation is left to who reads gate and up.
+    """
     rows, team, slot, units = peek(run, peek(op, ROWS)), peek(run, RUN_TEAM), peek(op, SLOT), peek(op, UNITS)
     mode, wide, wide_stride = peek(op, _MODE), peek(op, WIDE), peek(op, WIDE_STRIDE)
     step = 2 * _UNIT_BYTES if mode < _SILU else _UNIT_BYTES
@@ -214,8 +217,9 @@ def activate(op, run, member):  # type: ignore[no-untyped-def]
             add_unit(op, run, row, 0, unit, gate)
             if mode < _SILU:
                 add_unit(op, run, row, 1, unit, gate + _UNIT_BYTES)
-            target = peek(op, _OUT) + row * peek(op, _OUT_STRIDE) + unit * 32
-            header = peek(op, _OUT_HEADERS) + row * peek(op, _OUT_HEADER_STRIDE) + unit * HEADER_BYTES
-            activate_unit(mode, gate, gate + _UNIT_BYTES, target, header)
+            if peek(op, _OUT) != 0:
+                target = peek(op, _OUT) + row * peek(op, _OUT_STRIDE) + unit * 32
+                header = peek(op, _OUT_HEADERS) + row * peek(op, _OUT_HEADER_STRIDE) + unit * HEADER_BYTES
+                activate_unit(mode, gate, gate + _UNIT_BYTES, target, header)
         claimed = claim(run, slot, member, team, rows * units)
     return 1

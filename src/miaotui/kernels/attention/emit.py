@@ -1,20 +1,19 @@
-"""Vector parts of attention: rotate a head, store a key and a value, let queries meet a page.
+"""Vector parts of attention: rotate a head, let queries meet a page.
 
 A query's scratch is ``dim`` floats of query, ``dim`` of accumulated values, then four lines of 16: the softmax's
-partial sums, this page's probabilities, the running maximum, and the bounds ``[start, end)`` of its view (int32).
+partial sums, this page's probabilities, the running maximum, and a line with the bounds ``[start, end)`` of its view
+(int32), the slope by which its scores fall with distance (float32) and its position (int32).
 Masked scores are -1e30; their exponential against any real maximum is 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from miaotui.kernels.attention import fields
 from miaotui.kernels.platform.cpu import Isa, probe
-from miaotui.kernels.runtime.arithmetic import exp, lanes_between, narrow_half, quantize_group, softcap
+from miaotui.kernels.runtime.arithmetic import exp, lanes_between, quantize_group, softcap
 from miaotui.kernels.runtime.ops import HEADER_BYTES
-from miaotui.kernels.runtime.simd import F32, F32X, I8, I8X, I16, I32, I64, LANES, Emitter, Value, stack_floats
+from miaotui.kernels.runtime.simd import F32, F32X, I8X, I16, I32, I64, LANES, Emitter, Value
 
 MASKED = -1e30
 ACCUMULATORS = 48  # floats before the bounds: sums, probabilities, maximum
@@ -45,7 +44,7 @@ def rotate_head(
 
     Rotary position embedding after Su et al. 2021 (RoFormer, section 3.2), in the half-split arrangement.
     """
-    _norm_head(e, source, target, dim, norm, eps)
+    norm_head(e, source, target, dim, norm, eps)
     half = rotated >> 1
     factor = e.splat(scale)
 
@@ -69,7 +68,7 @@ def rotate_head(
     e.loop((dim - rotated) >> 4, [], scale_rest)
 
 
-def _norm_head(e: Emitter, source: Value, target: Value, dim: Value, norm: Value, eps: Value) -> None:
+def norm_head(e: Emitter, source: Value, target: Value, dim: Value, norm: Value, eps: Value) -> None:
     """Copy a head, or copy it through an RMS norm."""
     count = dim >> 4
 
@@ -95,83 +94,6 @@ def _norm_head(e: Emitter, source: Value, target: Value, dim: Value, norm: Value
         e.loop(count, [], step)
 
     e.when(e.compare("!=", norm, e.const(I64, 0)), apply)
-
-
-def store_key_value(int8: bool) -> Callable[..., None]:
-    """An emitter that writes one token's key (transposed) and value of one head into a page."""
-
-    def half_head(e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value) -> None:
-        def step(index: Value, _: list[Value]) -> list[Value]:
-            halves = narrow_half(e, e.load(key + index * _LINE, F32X, 4))
-            column = page + index * (LANES * LANES * 2) + (slot << 1)
-            for lane in range(LANES):
-                e.store(e.lane(halves, lane), column + lane * LANES * 2, 2)
-            row = values + (slot * dim + (index << 4) << 1)
-            e.store(narrow_half(e, e.load(value + index * _LINE, F32X, 4)), row, 2)
-            return []
-
-        e.loop(dim >> 4, [], step)
-
-    def byte_head(e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value) -> None:
-        scales = [
-            _store_scale(e, source, base + dim * LANES + (slot << 2), dim)
-            for source, base in ((key, page), (value, values))
-        ]
-
-        def step(index: Value, _: list[Value]) -> list[Value]:
-            whole = [
-                e.narrow(e.to_int(e.unary("rint", e.load(source + index * _LINE, F32X, 4) * inverse)), I8)
-                for source, inverse in zip((key, value), scales, strict=True)
-            ]
-            column = page + index * (LANES * LANES) + slot
-            for lane in range(LANES):
-                e.store(e.lane(whole[0], lane), column + lane * LANES, 1)
-            e.store(whole[1], values + slot * dim + (index << 4), 1)
-            return []
-
-        e.loop(dim >> 4, [], step)
-
-    def emit(e: Emitter, op: Value, key: Value, value: Value, page: Value, slot: Value, position: Value) -> None:
-        def field(number: int, kind: Any = I64) -> Value:
-            return e.load(op + 8 * number, kind, 8)
-
-        dim, rotated = field(fields.DIM), field(fields.ROTATED)
-        row = position * (rotated >> 1) << 2
-        buffer = stack_floats(e, 1024)
-        rotate_head(
-            e,
-            key,
-            buffer,
-            dim,
-            rotated,
-            field(fields.COS) + row,
-            field(fields.SIN) + row,
-            field(fields.KEY_NORM),
-            field(fields.NORM_EPS, F32),
-            e.const(F32, 1.0),
-        )
-        values = page + field(fields.VALUES_IN_HEAD)
-        (byte_head if int8 else half_head)(e, buffer, value, page, values, dim, slot)
-
-    return emit
-
-
-def _store_scale(e: Emitter, source: Value, target: Value, dim: Value) -> Value:
-    """Store ``max |x| / 127`` of a head. Returns its reciprocal in all lanes.
-
-    It is always a finite number, whatever the head holds: another sequence may get the page next, and its stale
-    scales are multiplied by zero, not skipped.
-    """
-
-    def step(index: Value, carried: list[Value]) -> list[Value]:
-        return [e.maximum(e.unary("fabs", e.load(source + index * _LINE, F32X, 4)), carried[0])]
-
-    top = e.reduce(e.loop(dim >> 4, [e.const(F32X, 0.0)], step)[0], e.maximum)
-    top = e.minimum(top, e.const(F32, 3e38))
-    e.store(top / 127.0, target, 4)
-    zero, one = e.const(F32, 0.0), e.const(F32, 1.0)
-    some = e.compare(">", top, zero)
-    return e.splat(e.select(some, e.const(F32, 127.0) / e.select(some, top, one), zero))
 
 
 def clear_query(e: Emitter, query: Value, dim: Value) -> None:
@@ -234,16 +156,17 @@ def store_query(e: Emitter, query: Value, dim: Value, out: Value, count: Value) 
     e.when(e.compare("!=", count & 8, e.const(I64, 0)), store_half)
 
 
-def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
+def attend_emitters(int8: bool, capped: bool, biased: bool = False) -> tuple[Callable[..., None], ...]:
     """Make emitters of queries that meet one page, one for each number in `TOGETHER`.
 
     Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``, an address to
-    prefetch or 0, the page's first position, and the soft cap.
+    prefetch or 0, the page's first position, and the soft cap. ``biased``: scores fall with the distance of the key, by
+    the query's slope (ALiBi, Press et al. 2022, section 3).
     """
-    return tuple(_attend(count, int8, capped) for count in TOGETHER)
+    return tuple(_attend(count, int8, capped, biased) for count in TOGETHER)
 
 
-def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
+def _attend(count: int, int8: bool, capped: bool, biased: bool) -> Callable[..., None]:
     def attend(
         e: Emitter,
         base: Value,
@@ -260,11 +183,22 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
         scores = page.scores(queries, ahead)
         if capped:
             scores = [softcap(e, score, e.splat(cap)) for score in scores]
+        if biased:
+            scores = [
+                _biased(e, query + (dim << 3), score, first) for query, score in zip(queries, scores, strict=True)
+            ]
         page.weigh(queries, scores, e.narrow(first, I32))
         page.gather(queries)
 
-    attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}"
+    attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}{'_biased' * biased}"
     return attend
+
+
+def _biased(e: Emitter, line: Value, scores: Value, first: Value) -> Value:
+    """Add slope times (key's position - query's position) to the scores of the page that begins at ``first``."""
+    bounds = line + 3 * _LINE
+    back = e.splat(e.narrow(first, I32)) + e.lane_numbers() - e.load_splat(bounds + 12, I32)
+    return e.fma(e.load_splat(bounds + 8, F32), e.to_float(back), scores)
 
 
 class _Page:

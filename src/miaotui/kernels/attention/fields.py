@@ -30,6 +30,9 @@ OUT_STRIDE = 24
 OUT_HEADERS = 25  # 0: the results are not quantized
 OUT_HEADER_STRIDE = 26
 QUERY_WEIGHTS = 33  # address of float32 factors of each query after its rotation, or 0
+SLOPES = 34  # address of a float32 for each query head, or 0: scores fall with distance (see `emit.attend_emitters`)
+VALUE_NORM = 35  # address of float32 weights of a norm of each value head, or 0
+SHARED = 36  # 1: keys and values are another layer's, and nothing is stored
 SINKS = 32  # address of a float32 for each query head, or 0: a score that takes part in the softmax and has no value
 
 # fields of attention over whole texts (`attention.bidirectional`), besides those above

@@ -22,7 +22,6 @@ from miaotui.kernels.attention.emit import (
     query_bytes,
     rotate_head,
     sink_query,
-    store_key_value,
     store_query,
 )
 from miaotui.kernels.attention.fields import (
@@ -48,15 +47,18 @@ from miaotui.kernels.attention.fields import (
     QUERY_WEIGHTS,
     ROTATED,
     SCALE,
+    SHARED,
     SIN,
     SINKS,
+    SLOPES,
     VALUE_OFFSET,
     VALUES_IN_HEAD,
     WINDOW,
 )
+from miaotui.kernels.attention.store_emit import store_key_value
 from miaotui.kernels.pointwise.emit import copy_row, multiply_row
 from miaotui.kernels.runtime.compiler import inline, kernel
-from miaotui.kernels.runtime.memory import load_float, peek, peek_float, store_int32
+from miaotui.kernels.runtime.memory import load_float, peek, peek_float, store_float, store_int32
 from miaotui.kernels.runtime.ops import (
     BLOCK_COUNT,
     BLOCK_FIELDS,
@@ -89,11 +91,12 @@ MANY = 16  # queries: from so many on, work on a page of a prompt takes longer t
 EVEN = 4  # units for each thread, from which on it matters little that one has one more
 
 
-def _address_of_head(op: Any, page: Any, head: Any) -> Any:
+@inline
+def head_address(op, page, head):  # type: ignore[no-untyped-def]
+    """Return where a head's keys of a page lie."""
     return peek(op, PAGES) + page * peek(op, PAGE_STRIDE) + head * peek(op, HEAD_STRIDE)
 
 
-head_address = inline(_address_of_head)
 query_stride = inline(query_bytes)
 rotate: Any = intrinsic(rotate_head, "iiiiiiiff")
 prefetch: Any = intrinsic(prefetch_bytes, "ii")
@@ -122,8 +125,8 @@ def _store_function(int8: bool) -> Any:
     return inline(store)
 
 
-def _attend_function(int8: bool, capped: bool) -> Any:
-    one, two, three, four, six, eight = (intrinsic(e, "iiiiiiif") for e in attend_emitters(int8, capped))
+def _attend_function(int8: bool, capped: bool, biased: bool) -> Any:
+    one, two, three, four, six, eight = (intrinsic(e, "iiiiiiif") for e in attend_emitters(int8, capped, biased))
 
     def attend(queries, stride, count, keys, values, dim, ahead, first, cap):  # type: ignore[no-untyped-def]
         """Let ``count`` queries meet one page."""
@@ -171,18 +174,9 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
     position, end, dim = peek(table, ROW_POSITION), peek(table, ROW_VIEW_END), peek(op, DIM)
     start = first_seen(op, position)
     source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + head * dim * 4
-    half = peek(op, ROTATED) // 2 * 4
-    rotate(
-        source,
-        target,
-        dim,
-        peek(op, ROTATED),
-        peek(op, COS) + position * half,
-        peek(op, SIN) + position * half,
-        peek(op, QUERY_NORM),
-        peek_float(op, NORM_EPS),
-        peek_float(op, SCALE),
-    )
+    rotated, at = peek(op, ROTATED), peek(op, ROTATED) // 2 * 4 * position
+    cos, sin, eps, scale = peek(op, COS) + at, peek(op, SIN) + at, peek_float(op, NORM_EPS), peek_float(op, SCALE)
+    rotate(source, target, dim, rotated, cos, sin, peek(op, QUERY_NORM), eps, scale)
     if peek(op, QUERY_WEIGHTS) != 0:
         multiply(target, dim, peek(op, QUERY_WEIGHTS))
     clear(target, dim)
@@ -191,6 +185,9 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
     bounds = target + 4 * (2 * dim + ACCUMULATORS)
     store_int32(bounds, start)
     store_int32(bounds + 4, end)
+    if peek(op, SLOPES) != 0:
+        store_float(bounds + 8, load_float(peek(op, SLOPES) + 4 * head))
+        store_int32(bounds + 12, position)
     return start
 
 
@@ -269,9 +266,9 @@ def parts_of(run, heads):  # type: ignore[no-untyped-def]
     return 2 if few and peek(run, RUN_SINGLE) == 1 else 1
 
 
-def _unit_function(int8: bool, capped: bool) -> Any:
+def _unit_function(int8: bool, capped: bool, biased: bool) -> Any:
     store = _store_function(int8)
-    attend = _attend_function(int8, capped)
+    attend = _attend_function(int8, capped, biased)
 
     def unit(op, run, member, block, head, part, parts, next_first, next_second):  # type: ignore[no-untyped-def]
         """Compute the queries of one part of a block of rows that share one key/value head.
@@ -293,7 +290,8 @@ def _unit_function(int8: bool, capped: bool) -> Any:
         pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
         seen = min(whole, end - peek(rows, first * ROW_FIELDS + ROW_POSITION))
         single = peek(run, RUN_SINGLE) == 1
-        if single and seen > 1:
+        stores = single and peek(op, SHARED) == 0
+        if stores and seen > 1:
             for index in range(first, first + seen):
                 store(op, run, index, head)
         dim, cap = peek(op, DIM), peek_float(op, CAP)
@@ -307,7 +305,7 @@ def _unit_function(int8: bool, capped: bool) -> Any:
                 ahead = head_address(op, peek(pages, number + 2), head)
             if not single and many > MANY:
                 ahead = 0
-            if number + 1 == last and seen == 1 and single:
+            if number + 1 == last and seen == 1 and stores:
                 store(op, run, row, head)
             attend(queries, stride, many, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead, number * PAGE_TOKENS, cap)
         finish_queries(op, queries, row, count, head)
@@ -316,8 +314,8 @@ def _unit_function(int8: bool, capped: bool) -> Any:
     return inline(unit)
 
 
-def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
-    unit = _unit_function(int8, capped)
+def _attention_kernel(int8: bool, capped: bool, name: str, biased: bool = False) -> Any:
+    unit = _unit_function(int8, capped, biased)
 
     def attention(op, run, member):  # type: ignore[no-untyped-def]
         heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
@@ -392,3 +390,5 @@ attention_f16 = _attention_kernel(int8=False, capped=False, name="attention_f16"
 attention_f16_capped = _attention_kernel(int8=False, capped=True, name="attention_f16_capped")
 attention_int8 = _attention_kernel(int8=True, capped=False, name="attention_int8")
 attention_int8_capped = _attention_kernel(int8=True, capped=True, name="attention_int8_capped")
+attention_f16_biased = _attention_kernel(int8=False, capped=False, biased=True, name="attention_f16_biased")
+attention_int8_biased = _attention_kernel(int8=True, capped=False, biased=True, name="attention_int8_biased")

@@ -17,7 +17,7 @@ from miaotui.kernels.runtime.ops import HEADER_BYTES
 from miaotui.kernels.runtime.simd import F32, F32X, I8, I16, I32, I64, Emitter, Value
 
 
-def _sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
+def sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
     """Sum values (``shift`` None) or squared differences from ``shift``: 2 x 16 partial sums, then halving."""
 
     def step(index: Value, carried: list[Value]) -> list[Value]:
@@ -35,11 +35,16 @@ def _sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
     return e.reduce(parts[0] + parts[1], lambda a, b: a + b)
 
 
-def _statistics(e: Emitter, x: Value, width: Value, eps: Value, layer: bool) -> tuple[Value, Value]:
+def squares(e: Emitter, x: Value, width: Value) -> Value:
+    """Return the mean of the squares of a row."""
+    return sums(e, x, width, e.const(F32X, 0.0)) / e.to_float(width)
+
+
+def statistics(e: Emitter, x: Value, width: Value, eps: Value, layer: bool) -> tuple[Value, Value]:
     """Compute the mean (0 for RMS) and the reciprocal deviation of a row, in all lanes."""
     count = e.to_float(width)
-    mean = e.splat(_sums(e, x, width, None) / count) if layer else e.const(F32X, 0.0)
-    variance = _sums(e, x, width, mean) / count
+    mean = e.splat(sums(e, x, width, None) / count) if layer else e.const(F32X, 0.0)
+    variance = sums(e, x, width, mean) / count
     inverse = e.const(F32, 1.0) / e.unary("sqrt", variance + eps)
     return mean, e.splat(inverse)
 
@@ -62,7 +67,7 @@ def norm_row(layer: bool, residual: bool, wide: bool = False) -> Callable[..., N
         headers: Value,
         also: Value,
     ) -> None:
-        mean, inverse = _statistics(e, x, width, eps, layer)
+        mean, inverse = statistics(e, x, width, eps, layer)
 
         def step(group: Value, _: list[Value]) -> list[Value]:
             halves = []

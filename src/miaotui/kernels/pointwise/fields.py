@@ -25,6 +25,14 @@ OWN_HEADERS_AT = 21
 RMS, LAYER, PLAIN = range(3)
 LAYER_WIDE, PLAIN_WIDE = range(3, 5)  # results are int16 (see `runtime.arithmetic.quantize_group`)
 
+# fields of operations on streams and inputs of layers (and those above)
+FACTOR = 22  # float32: of the result, or a gate's bound in deviations
+PARTS = 23  # parts of a row that are normed each for itself
+COEFFICIENTS = 24  # address of float32 rows
+SCALES = 25  # address of float32 factors of what is read next, which goes to READ
+READ = 26
+READ_STRIDE = 27
+
 # fields of `spread` (and X, X_STRIDE, OUT, OUT_STRIDE; WIDTH counts the values of all copies)
 COPIES = 13
 COPY_STRIDE = 14  # bytes from one copy to the next
@@ -41,6 +49,7 @@ TABLE = 3
 TABLE_STRIDE = 4
 TABLE_SCALE = 6
 TABLE_GROUPS = 7
+TABLE_ROWS = 8  # tokens from this one on are looked up as token 0; 0: none
 TABLE_OUT = 9
 TABLE_OUT_STRIDE = 10
 

@@ -41,6 +41,7 @@ from miaotui.kernels.pointwise.fields import (
     TABLE_GROUPS,
     TABLE_OUT,
     TABLE_OUT_STRIDE,
+    TABLE_ROWS,
     TABLE_SCALE,
     TABLE_STRIDE,
     TYPE_STRIDE,
@@ -155,7 +156,7 @@ def sum_one(op, run, row, _own):  # type: ignore[no-untyped-def]
     return 0
 
 
-def _row_kernel(one: Any, name: str, owns: bool = False) -> Any:
+def row_kernel(one: Any, name: str, owns: bool = False) -> Any:
     """Make a kernel that applies ``one`` to every row: on every thread when small, shared when large.
 
     If it ``owns``, it may leave a small result in each thread's own memory.
@@ -185,6 +186,8 @@ def _embed_one(form: Format) -> Any:
 
     def one(op, run, row, _own):  # type: ignore[no-untyped-def]
         token = peek(peek(run, RUN_ROW_TABLE), row * ROW_FIELDS + ROW_TOKEN)
+        if peek(op, TABLE_ROWS) != 0 and token >= peek(op, TABLE_ROWS):
+            token = 0
         tile = peek(op, TABLE) + (token >> 4) * peek(op, TABLE_STRIDE)
         out = peek(op, TABLE_OUT) + row * peek(op, TABLE_OUT_STRIDE)
         emitted(tile, peek(op, TABLE_GROUPS), token & 15, out, peek_float(op, TABLE_SCALE))
@@ -193,32 +196,32 @@ def _embed_one(form: Format) -> Any:
     return inline(one)
 
 
-norm = _row_kernel(norm_one, "norm", owns=True)
-norm_add = _row_kernel(norm_add_one, "norm_add")
-tap = _row_kernel(copy_one, "tap")
-spread = _row_kernel(spread_one, "spread")
-sum_embeddings = _row_kernel(sum_one, "sum_embeddings")
-embed_q4 = _row_kernel(_embed_one(Format.Q4), "embed_q4")
-embed_q4m = _row_kernel(_embed_one(Format.Q4M), "embed_q4m")
-embed_q8 = _row_kernel(_embed_one(Format.Q8), "embed_q8")
-embed_f32 = _row_kernel(_embed_one(Format.F32), "embed_f32")
-embed_bf16 = _row_kernel(_embed_one(Format.BF16), "embed_bf16")
-embed_q5_0 = _row_kernel(_embed_one(Format.Q5_0), "embed_q5_0")
-embed_q5_1 = _row_kernel(_embed_one(Format.Q5_1), "embed_q5_1")
-embed_q6 = _row_kernel(_embed_one(Format.Q6), "embed_q6")
-embed_iq4_nl = _row_kernel(_embed_one(Format.IQ4_NL), "embed_iq4_nl")
-embed_mxfp4 = _row_kernel(_embed_one(Format.MXFP4), "embed_mxfp4")
-embed_q2_k = _row_kernel(_embed_one(Format.Q2_K), "embed_q2_k")
-embed_q3_k = _row_kernel(_embed_one(Format.Q3_K), "embed_q3_k")
-embed_q4_k = _row_kernel(_embed_one(Format.Q4_K), "embed_q4_k")
-embed_q5_k = _row_kernel(_embed_one(Format.Q5_K), "embed_q5_k")
-embed_q6_k = _row_kernel(_embed_one(Format.Q6_K), "embed_q6_k")
-embed_iq4_xs = _row_kernel(_embed_one(Format.IQ4_XS), "embed_iq4_xs")
-embed_iq1 = _row_kernel(_embed_one(Format.IQ1), "embed_iq1")
-embed_iq2 = _row_kernel(_embed_one(Format.IQ2), "embed_iq2")
-embed_iq3_xxs = _row_kernel(_embed_one(Format.IQ3_XXS), "embed_iq3_xxs")
-embed_iq3_s = _row_kernel(_embed_one(Format.IQ3_S), "embed_iq3_s")
-embed_tq2 = _row_kernel(_embed_one(Format.TQ2), "embed_tq2")
+norm = row_kernel(norm_one, "norm", owns=True)
+norm_add = row_kernel(norm_add_one, "norm_add")
+tap = row_kernel(copy_one, "tap")
+spread = row_kernel(spread_one, "spread")
+sum_embeddings = row_kernel(sum_one, "sum_embeddings")
+embed_q4 = row_kernel(_embed_one(Format.Q4), "embed_q4")
+embed_q4m = row_kernel(_embed_one(Format.Q4M), "embed_q4m")
+embed_q8 = row_kernel(_embed_one(Format.Q8), "embed_q8")
+embed_f32 = row_kernel(_embed_one(Format.F32), "embed_f32")
+embed_bf16 = row_kernel(_embed_one(Format.BF16), "embed_bf16")
+embed_q5_0 = row_kernel(_embed_one(Format.Q5_0), "embed_q5_0")
+embed_q5_1 = row_kernel(_embed_one(Format.Q5_1), "embed_q5_1")
+embed_q6 = row_kernel(_embed_one(Format.Q6), "embed_q6")
+embed_iq4_nl = row_kernel(_embed_one(Format.IQ4_NL), "embed_iq4_nl")
+embed_mxfp4 = row_kernel(_embed_one(Format.MXFP4), "embed_mxfp4")
+embed_q2_k = row_kernel(_embed_one(Format.Q2_K), "embed_q2_k")
+embed_q3_k = row_kernel(_embed_one(Format.Q3_K), "embed_q3_k")
+embed_q4_k = row_kernel(_embed_one(Format.Q4_K), "embed_q4_k")
+embed_q5_k = row_kernel(_embed_one(Format.Q5_K), "embed_q5_k")
+embed_q6_k = row_kernel(_embed_one(Format.Q6_K), "embed_q6_k")
+embed_iq4_xs = row_kernel(_embed_one(Format.IQ4_XS), "embed_iq4_xs")
+embed_iq1 = row_kernel(_embed_one(Format.IQ1), "embed_iq1")
+embed_iq2 = row_kernel(_embed_one(Format.IQ2), "embed_iq2")
+embed_iq3_xxs = row_kernel(_embed_one(Format.IQ3_XXS), "embed_iq3_xxs")
+embed_iq3_s = row_kernel(_embed_one(Format.IQ3_S), "embed_iq3_s")
+embed_tq2 = row_kernel(_embed_one(Format.TQ2), "embed_tq2")
 
 
 @kernel()

@@ -19,7 +19,7 @@ from miaotui.model.config import ModelConfig
 Array = NDArray[np.float32]
 
 MAX_RANK = 256
-PER_REQUEST = frozenset({"q", "k", "v", "o", "gate", "up", "down", "head"})  # last parts of names
+PER_REQUEST = frozenset({"q", "k", "v", "o", "gate", "up", "down", "router", "head"})  # last parts of names
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +72,13 @@ class LowRankAdapter(Mapping[str, LowRankPair]):
 def require_per_request(pairs: Iterable[str], config: ModelConfig) -> None:
     """Raise `UnsupportedModelError` for a matrix that no pass can change for single rows.
 
-    These are those of experts and their routers, which are read by lists of rows, and of latent attention.
+    These are those of experts, which are read by lists of rows, of latent attention, and of the inputs and streams of
+    layers.
     """
     supported = PER_REQUEST if config.latent is None else PER_REQUEST - {"q", "k", "v"}
     for name in pairs:
         if name.rpartition(".")[2] not in supported:
             raise UnsupportedModelError(
-                f"the adapter changes {name}, a matrix of experts, of their router or of latent attention, which is "
-                "not supported per request: merge it (miaotui merge-adapter), or train one for other matrices"
+                f"the adapter changes {name}, which is not supported per request, as other matrices than "
+                f"{', '.join(sorted(supported))} are not: merge it (miaotui merge-adapter), or train one for those"
             )

@@ -18,6 +18,9 @@ from miaotui.model.config import ModelConfig
 from miaotui.model.reading.names import tensor_shapes
 from miaotui.model.reading.sources import TensorSource, canonical_rows
 
+TABLES = ("embed", "layer_embed")  # whose rows are looked up
+EXPERTS = ".experts"  # in the names of matrices of experts
+
 
 class StoredPair(NamedTuple):
     """The two matrices of a stored matrix's change, as a file has them, and the scale of their product."""
@@ -34,11 +37,20 @@ def fitted(
     shapes = tensor_shapes(config)
     by_stored: dict[str, list[str]] = {}
     for name, source in sources.items():
-        if name in shapes and len(shapes[name]) == 2 and name != "embed":
+        if name in shapes and len(shapes[name]) == 2 and name not in TABLES:
             by_stored.setdefault(source.name, []).append(name)
+    shared = [layer for layer in range(config.n_layers) if not config.has_keys(layer)]
+    unused = {sources[f"layers.{layer}.{name}"].name for layer in shared for name in ("k", "v")}
     pairs: dict[str, LowRankPair] = {}
     for stored_name, pair in stored.items():
         names = by_stored.get(stored_name)
+        if stored_name in unused:  # a layer that sees the keys of another one
+            continue
+        if names is None and EXPERTS in stored_name:
+            raise UnsupportedModelError(
+                f"{label} changes {stored_name[:200]!r}, a matrix of single experts, which is supported neither per "
+                "request nor merged: train one for attention and router, or merge it with PEFT"
+            )
         if names is None:
             raise _foreign(label, f"it changes {stored_name[:200]!r}, which the model does not have as a linear layer")
         rows = max(sources[name].end(shapes[name][0]) for name in names)

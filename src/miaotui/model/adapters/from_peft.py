@@ -22,6 +22,7 @@ from miaotui.model.adapters.fitting import StoredPair, fitted
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import architecture_of
 from miaotui.model.reading.from_hf import hf_sources
+from miaotui.model.reading.text_part import text_name
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 REFUSED = {
@@ -55,7 +56,7 @@ def read_peft(folder: Path, config: ModelConfig) -> LowRankAdapter:
             raise ModelFormatError(f"{folder}: {module} has rank {down.shape[0]}, and {CONFIG} says {rank}")
         alpha = _setting(folder, settings, "alpha_pattern", module, settings.get("lora_alpha"))
         root = math.sqrt(rank) if settings.get("use_rslora") else rank
-        stored[f"{module}.weight"] = StoredPair(down, ups[module], alpha / root)
+        stored[f"{text_name(module)}.weight"] = StoredPair(down, ups[module], alpha / root)
     sources = hf_sources(config, architecture_of(config.architecture))
     return LowRankAdapter(str(folder), fitted(str(folder), config, sources, stored))
 

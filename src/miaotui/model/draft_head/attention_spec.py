@@ -34,7 +34,9 @@ class AttentionSpec:
 
 
 def attention_spec_of(config: ModelConfig, weights: PackedModel, layer: int) -> AttentionSpec | None:
-    """Return the attention of ``layer``; None if it has a window or a softcap, or heads with zeros between."""
+    """Return the attention of ``layer``; None if it has a window, a softcap or ALiBi, or heads with zeros between."""
+    if config.alibi or not config.has_one_stream:
+        return None
     if config.windows[layer] or config.attention_softcap or not (config.pre_norms and HeadLayout(config).is_plain):
         return None
     prefix, rows = f"layers.{layer}.", np.arange(config.n_heads * config.head_dim, dtype=np.int32)

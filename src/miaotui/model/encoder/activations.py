@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.model.encoder.config import Activation
-from miaotui.model.oracle import gelu_tanh, silu
+from miaotui.model.formulas import gelu_tanh, silu
 
 Array = NDArray[np.float32]
 

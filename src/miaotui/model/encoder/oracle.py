@@ -18,7 +18,8 @@ from miaotui.model.encoder.activations import ACTIVATIONS
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.names import encoder_shapes
 from miaotui.model.encoder.positions import bias_table, by_distance, disentangled_rows
-from miaotui.model.oracle import OnProduct, rotated, softmax, visible
+from miaotui.model.formulas import rotated, softmax, visible
+from miaotui.model.oracle import OnProduct
 
 Array = NDArray[np.float32]
 Scores = Callable[[int, Array, Array], Array]  # of one head, from its queries and keys

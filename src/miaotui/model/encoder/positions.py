@@ -1,6 +1,6 @@
 """Relative positions of encoders as small tables, indexed by the distance of query and key.
 
-Owns ALiBi's slopes, MPNet's and DeBERTa's buckets. Knows no states. Invariant: a table for texts of up to ``length``
+Owns ALiBi's table, MPNet's and DeBERTa's buckets. Knows no states. Invariant: a table for texts of up to ``length``
 tokens has ``2 * length - 1`` columns, and column ``length - 1 + query - key`` belongs to that pair of positions.
 Sources: ALiBi (Press et al., 2022) in its symmetric form, T5 (Raffel et al., 2020) for MPNet's buckets, DeBERTa (He et
 al., 2021, section 3.1) and its v2's logarithmic buckets.
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.model.alibi import alibi_slopes
 from miaotui.model.encoder.config import EncoderConfig
 
 Array = NDArray[np.float32]
@@ -53,14 +54,6 @@ def by_distance(length: int) -> Indices:
     """Return the column of each pair of positions, ``[length queries, length keys]``."""
     positions = np.arange(length)
     return length - 1 + positions[:, None] - positions[None, :]
-
-
-def alibi_slopes(n_heads: int) -> Array:
-    """Return each head's slope, ``[heads]``; other counts than powers of two continue with every second of the next."""
-    power = 1 << (n_heads.bit_length() - 1)
-    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
-    between = [2 ** (-4 * (2 * head + 1) / power) for head in range(n_heads - power)]
-    return np.array(slopes + between, np.float32)
 
 
 def t5_buckets(distances: Indices, buckets: int, farthest: int) -> Indices:

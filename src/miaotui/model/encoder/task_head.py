@@ -19,7 +19,7 @@ from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.heads import HeadConfig, head_shapes
 from miaotui.model.encoder.oracle import decoded, layer_norm
 from miaotui.model.encoder.pooling import head_linear, normalized, pooled
-from miaotui.model.oracle import softmax
+from miaotui.model.formulas import softmax
 
 Array = NDArray[np.float32]
 

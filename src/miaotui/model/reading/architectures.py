@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading.checks import require
@@ -69,6 +69,11 @@ class Architecture:
     nope_every: int = 0  # layers n-1, 2n-1, … have no position encoding
     nope_global: bool = False  # no position encoding in layers without a window, where others have one
     rotated_share: float = 1.0  # of each head's values, where config.json does not say
+    value_norm: bool = False  # RMS norm of each value head, without weights
+    plain_scores: bool = False  # scores of attention are not scaled
+    layer_parts: bool = False  # layers share keys, have inputs of their own, and so on (see `reading.layer_parts`)
+    alibi_layers: int = 0  # models with so many layers have ALiBi instead of rotated positions
+    unit_head_vocab: int = 0  # models with so many tokens divide each row of the head by its length
     sinks: bool = False  # a score without a value for each query head
     rounded_yarn: bool = True  # where GGUF does not say: the ends of YaRN's ramp are whole pairs
     qkv_bias: bool = False  # always; any file may have them besides
@@ -101,7 +106,9 @@ class Architecture:
     names: Mapping[str, str] = field(default_factory=dict)  # of safetensors in a layer, where they differ
     gguf_names: Mapping[str, str] = field(default_factory=dict)  # and of GGUF
     outer_names: Mapping[str, str] = field(default_factory=dict)  # and outside of layers
+    gguf_outer_names: Mapping[str, str] = field(default_factory=dict)  # and of GGUF there
     fused_qkv: str | None = None  # safetensors hold q, k and v in one matrix of this name
+    fused_gguf: bool = True  # and GGUF does too, unless they are grouped
     grouped_qkv: bool = False  # whose rows are, for each key head, its query heads, the key's and the value's
     fused_gate_up: str | None = None  # and gate and up
     layers: str = "model.layers"  # of safetensors: where a layer's tensors lie
@@ -109,8 +116,13 @@ class Architecture:
     expected: Mapping[str, object] = field(default_factory=dict)  # values that config.json must have, where it has any
     marker: str | None = None  # a key of config.json that tells it from others of the same model_type
     masked: MaskedTraits | None = None  # of models that restore masked tokens
-    refused_layers: Mapping[int, str] = field(default_factory=dict)  # by layer count: what such a model has besides
     defaults: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """Return the values that a model's configuration has under the same names."""
+        norms = ("norm", "norm_bias", "rotated_qk_norm", "joint_qk_norm", "value_norm", "pre_norms", "post_norms")
+        return {name: getattr(self, name) for name in (*norms, "gated", "sinks", "head_bias")}
 
     def embedding_scale(self, hidden_size: int) -> float:
         """Return the factor of the embeddings, in float32.

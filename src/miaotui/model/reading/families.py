@@ -11,8 +11,9 @@ from types import MappingProxyType
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.reading.architectures import Architecture, Windows
-from miaotui.model.reading.masked_families import MASKED_ARCHITECTURES
-from miaotui.model.reading.mixture_families import GRANITE_MULTIPLIERS, MIXTURE_ARCHITECTURES
+from miaotui.model.reading.entries.gemma import GEMMA_ARCHITECTURES
+from miaotui.model.reading.entries.masked import MASKED_ARCHITECTURES
+from miaotui.model.reading.entries.mixtures import GRANITE_MULTIPLIERS, MIXTURE_ARCHITECTURES
 
 ARCHITECTURES = (
     Architecture(
@@ -62,53 +63,7 @@ ARCHITECTURES = (
         qk_norm=True,
         defaults={"head_dim": 128, "max_window_layers": 28},
     ),
-    Architecture(
-        name="gemma2",
-        title="Gemma 2",
-        gguf="gemma2",
-        hf="gemma2",
-        activation="gelu_tanh",
-        windows=Windows.EXCEPT_EVERY_NTH,
-        global_every=2,
-        post_norms=True,
-        tied_head=True,
-        scaled_embedding=True,
-        norm_offset=1.0,
-        query_scalars={46: 144},  # 27B
-        defaults={
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 4096,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-        },
-    ),
-    Architecture(
-        name="gemma3",
-        title="Gemma 3 (text)",
-        gguf="gemma3",
-        hf="gemma3_text",
-        activation="gelu_tanh",
-        windows=Windows.EXCEPT_EVERY_NTH,
-        global_every=6,
-        qk_norm=True,
-        post_norms=True,
-        tied_head=True,
-        scaled_embedding=True,
-        norm_offset=1.0,
-        local_theta=10_000.0,
-        query_scalars={62: 168},  # 27B
-        defaults={
-            "vocab_size": 262_208,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "max_position_embeddings": 131_072,
-            "rope_theta": 1e6,
-            "sliding_window": 4096,
-        },
-    ),
+    *GEMMA_ARCHITECTURES,
     Architecture(
         name="phi3",
         title="Phi-3, Phi-3.5, Phi-4 and Phi-4-mini",
@@ -234,11 +189,15 @@ ARCHITECTURES = (
     ),
     Architecture(
         name="baichuan",
-        title="Baichuan 7B, as GGUF",
+        title="Baichuan and Baichuan 2, 7B and 13B",
         gguf="baichuan",
-        hf=None,
+        hf="baichuan",
         interleaved_gguf=True,
-        refused_layers={40: "ALiBi instead of rotated positions (Baichuan 13B)"},
+        fused_qkv="self_attn.W_pack",
+        fused_gguf=False,
+        alibi_layers=40,  # 13B
+        unit_head_vocab=125_696,  # Baichuan 2
+        keys={"max_position_embeddings": "model_max_length"},
     ),
     Architecture(
         name="stablelm",

@@ -27,6 +27,13 @@ from miaotui.model.reading.latent import (
     latent_sources,
     with_keys_turned_back,
 )
+from miaotui.model.reading.layer_parts import (
+    local_dim_from_gguf,
+    part_sources,
+    unused_keys,
+    with_largest_in_gguf,
+    with_parts_from_gguf,
+)
 from miaotui.model.reading.mixtures import expert_sources, experts_from_gguf
 from miaotui.model.reading.multipliers import GGUF_KEYS, multipliers_from_gguf
 from miaotui.model.reading.names import tensor_shapes
@@ -70,6 +77,7 @@ LAYER_NAMES = {
 }
 OUTER_NAMES = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
 MASK_ID_KEY, SHIFTED = "tokenizer.ggml.mask_token_id", "diffusion.shift_logits"
+ALIBI, ALIBI_BIAS = "attention.max_alibi_bias", 8.0  # slopes begin with 2 to the power of -bias / heads
 Q_NORM = "blk.0.attn_q_norm.weight"
 QKV = "attn_qkv"  # in some files one matrix instead of q, k and v
 
@@ -82,6 +90,9 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     architecture = _architecture(metadata)
     fields = Fields(metadata, WHERE, f"{architecture.gguf}.")
     _refuse_features(fields, architecture)
+    declared = fields
+    if architecture.layer_parts:
+        fields = with_largest_in_gguf(declared)
     n_layers = fields.count("block_count", MAX_LAYERS) - fields.size("nextn_predict_layers", MAX_LAYERS)
     hidden_size = fields.count("embedding_length", MAX_WIDTH)
     n_heads = _same_in_all_layers(fields, "attention.head_count")
@@ -91,11 +102,15 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     if latent and fields.get(YARN_LOG_MULTIPLIER):  # scores grow instead of cosines and sines
         rope = replace(rope, attention_factor=1.0)
     experts = experts_from_gguf(fields, architecture.name, n_layers)
+    local_dim = local_dim_from_gguf(declared) if architecture.layer_parts else head_dim
     rope_layers = tuple(not skipped for skipped in every_nth(n_layers, architecture.nope_every))
+    alibi = n_layers == architecture.alibi_layers or fields.number(ALIBI, 0.0) > 0
+    rope_layers = tuple(roped and not alibi for roped in rope_layers)
     windows = _windows(fields, architecture, rope_layers)
     multipliers = multipliers_from_gguf(fields, architecture, n_layers, hidden_size)
-    return ModelConfig(
+    config = ModelConfig(
         architecture=architecture.name,
+        **architecture.traits,
         vocab_size=_vocab_size(tensors),
         hidden_size=hidden_size,
         n_layers=n_layers,
@@ -104,11 +119,10 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         head_dim=head_dim,
         ffn_size=_ffn_size(fields, experts),
         context_length=usable_context(fields, rope, tensors),
-        norm=architecture.norm,
         norm_eps=multipliers.norm_eps(fields.number(EPS_KEYS[architecture.norm])),
         activation=architecture.activation,
         rope=rope,
-        local_rope=read_local_rope(fields, architecture, head_dim),
+        local_rope=read_local_rope(fields, architecture, local_dim),
         windows=windows,
         rope_layers=rope_in_windows(windows) if architecture.nope_global else rope_layers,
         attention_scale=_attention_scale(fields, architecture, n_layers, head_dim, latent),
@@ -116,23 +130,17 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         logit_softcap=_softcap(fields, architecture, "final_logit_softcapping"),
         embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
         qk_norm=architecture.qk_norm or (architecture.qk_norm_key is not None and Q_NORM in tensors),
-        rotated_qk_norm=architecture.rotated_qk_norm,
-        joint_qk_norm=architecture.joint_qk_norm,
-        pre_norms=architecture.pre_norms,
-        post_norms=architecture.post_norms,
         parallel=_is_parallel(fields, architecture),
-        gated=architecture.gated,
-        sinks=architecture.sinks,
+        alibi=alibi,
         qkv_bias=architecture.qkv_bias or "blk.0.attn_q.bias" in tensors or f"blk.0.{QKV}.bias" in tensors,
         o_bias="blk.0.attn_output.bias" in tensors,
-        norm_bias=architecture.norm_bias,
         ffn_bias="blk.0.ffn_up.bias" in tensors,
-        head_bias=architecture.head_bias,
         tied_head=HEAD not in tensors,
         experts=experts,
         latent=latent.config if latent else None,
         masked=_masked(metadata, architecture),
     )
+    return with_parts_from_gguf(config, declared, tensors) if architecture.layer_parts else config
 
 
 def _masked(metadata: Mapping[str, Any], architecture: Architecture) -> MaskedConfig | None:
@@ -159,7 +167,11 @@ def tensors_from_gguf(
     fields = Fields(metadata, WHERE, f"{architecture.gguf}.")
     factor = multipliers_from_gguf(fields, architecture, config.n_layers, config.hidden_size).logits
     sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
+    sources["head"] = sources["head"]._replace(unit_rows=config.vocab_size == architecture.unit_head_vocab)
     ignored = [FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS]
+    if architecture.layer_parts:
+        ignored += unused_keys(config, sources)
+        sources = part_sources(config, sources, stored, is_gguf=True)
     if metadata.get(f"{architecture.gguf}.nextn_predict_layers"):  # the layer behind the last one drafts tokens
         ignored += [name for name in stored if name.startswith(f"blk.{config.n_layers}.")]
     return CanonicalTensors(tensor_shapes(config), stored, sources, ignored)
@@ -172,7 +184,8 @@ def gguf_sources(
 
     ``stored`` are the names in the file, which tell what is one matrix in it; without them it is as most files are.
     """
-    sources = {name: TensorSource(f"{stem}.weight") for name, stem in OUTER_NAMES.items()}
+    outer = {**OUTER_NAMES, **architecture.gguf_outer_names}
+    sources = {name: TensorSource(f"{stem}.weight") for name, stem in outer.items()}
     sources |= {f"{name}_bias": TensorSource(f"{stem}.bias") for name, stem in OUTER_NAMES.items()}
     for layer in range(config.n_layers):
         prefix = f"blk.{layer}."
@@ -194,7 +207,7 @@ def _layer_sources(
     sources = {name: TensorSource(f"{prefix}{stem}.weight") for name, stem in names.items()}
     sources |= {f"{name}_bias": TensorSource(f"{prefix}{stem}.bias") for name, stem in names.items()}
     for kind, ending in (("weight", ""), ("bias", "_bias")):
-        usual = architecture.fused_qkv is not None and not architecture.grouped_qkv
+        usual = architecture.fused_qkv is not None and architecture.fused_gguf and not architecture.grouped_qkv
         if usual if stored is None else f"{prefix}{QKV}.{kind}" in stored:
             sources |= fused_qkv(config, f"{prefix}{QKV}.{kind}", ending)
     usual = architecture.fused_gate_up is not None
@@ -232,9 +245,11 @@ def _refuse_features(fields: Fields, architecture: Architecture) -> None:
         raise UnsupportedModelError(
             "the model is an encoder (attention.causal is false), not a language model: choose another model"
         )
-    wrong = architecture.refused_layers.get(fields.size("block_count", MAX_LAYERS))
-    if wrong is not None:
-        raise UnsupportedModelError(f"the model has {wrong}, which is not supported: choose another model")
+    if fields.number(ALIBI, 0.0) not in (0.0, ALIBI_BIAS):
+        raise UnsupportedModelError(
+            f"the model has ALiBi with a bias of {fields.number(ALIBI)}, and only {ALIBI_BIAS} is supported: choose "
+            "another model"
+        )
 
 
 def _vocab_size(tensors: Mapping[str, StoredTensor]) -> int:
@@ -293,7 +308,7 @@ def _attention_scale(
     fields: Fields, architecture: Architecture, n_layers: int, head_dim: int, latent: LatentShape | None
 ) -> float:
     declared = fields.number("attention.scale", 0.0)
-    usual = 1 / math.sqrt(architecture.query_scalars.get(n_layers, head_dim))
+    usual = 1 / math.sqrt(1 if architecture.plain_scores else architecture.query_scalars.get(n_layers, head_dim))
     return declared or usual * (latent.score_factor if latent else 1.0)
 
 

@@ -19,6 +19,13 @@ from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.fields import Fields
 from miaotui.model.reading.latent import latent_from_hf, latent_sources
+from miaotui.model.reading.layer_parts import (
+    local_dim_from_hf,
+    part_sources,
+    unused_keys,
+    with_largest,
+    with_parts_from_hf,
+)
 from miaotui.model.reading.mixtures import expert_sources, experts_from_hf
 from miaotui.model.reading.multipliers import multipliers_from_hf
 from miaotui.model.reading.names import tensor_shapes
@@ -33,6 +40,7 @@ from miaotui.model.reading.sources import (
     in_half_split_order,
 )
 from miaotui.model.reading.stored.fused_experts import split_experts
+from miaotui.model.reading.text_part import text_tensors, text_values
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "config.json"
@@ -53,6 +61,7 @@ REFUSED = {
     "input_emb_norm": "scaled embeddings",
     "scale_logits": "scaled logits",
 }
+CONTEXT_KEY = "max_position_embeddings"
 MASK_ID_KEY = "mask_token_id"
 QK_NORM = "use_qk_norm"  # of some architectures root mean square norms, of others layer norms
 ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {
@@ -88,23 +97,28 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
 
     Raises `UnsupportedModelError` for what does not run here and `ModelFormatError` for nonsense.
     """
-    architecture, fields = _open(values)
+    architecture, declared = _open(text_values(values))
+    fields = with_largest(declared) if architecture.layer_parts else declared
     n_layers = fields.count("num_hidden_layers", MAX_LAYERS)
     hidden_size = fields.count("hidden_size", MAX_WIDTH)
     n_heads = fields.count("num_attention_heads", MAX_WIDTH)
     latent = latent_from_hf(fields, architecture.interleaved_hf) if architecture.latent else None
     usual_dim = max(1, hidden_size // n_heads)
     head_dim = latent.head_dim if latent else fields.count("head_dim", MAX_HEAD_DIM, usual_dim)
-    rope = read_rope(fields, architecture, latent.rotated if latent else head_dim)
+    local_dim = local_dim_from_hf(declared) if architecture.layer_parts else None
+    rope = read_rope(fields, architecture, latent.rotated if latent else head_dim, local_dim)
     rope_layers = _rope_layers(fields, architecture, n_layers)
+    alibi = architecture.alibi_layers > 0 and (n_layers == architecture.alibi_layers or CONTEXT_KEY not in values)
+    rope_layers = tuple(roped and not alibi for roped in rope_layers)
     windows = _windows(fields, architecture, rope_layers)
     has_biases = fields.flag(architecture.bias_key, False)
     multipliers = multipliers_from_hf(fields, architecture, n_layers, hidden_size)
-    query_scalar = fields.number("query_pre_attn_scalar", head_dim)
+    query_scalar = fields.number("query_pre_attn_scalar", 1 if architecture.plain_scores else head_dim)
     require(query_scalar > 0, "query_pre_attn_scalar", "positive", query_scalar)
     experts = experts_from_hf(fields, architecture.name, n_layers)
-    return ModelConfig(
+    config = ModelConfig(
         architecture=architecture.name,
+        **architecture.traits,
         vocab_size=fields.count("vocab_size", MAX_VOCAB),
         hidden_size=hidden_size,
         n_layers=n_layers,
@@ -113,7 +127,6 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         head_dim=head_dim,
         ffn_size=experts.size if experts and all(experts.layers) else fields.count("intermediate_size", MAX_WIDTH),
         context_length=rope.context_length,
-        norm=architecture.norm,
         norm_eps=multipliers.norm_eps(fields.number(architecture.eps_key, 1e-6)),
         activation=_activation(fields, architecture),
         rope=rope.main,
@@ -126,35 +139,33 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
         qk_norm=architecture.qk_norm
         or (architecture.qk_norm_key is not None and fields.flag(architecture.qk_norm_key, False)),
-        rotated_qk_norm=architecture.rotated_qk_norm,
-        joint_qk_norm=architecture.joint_qk_norm,
-        pre_norms=architecture.pre_norms,
-        post_norms=architecture.post_norms,
         parallel=_is_parallel(fields, architecture),
-        gated=architecture.gated,
-        sinks=architecture.sinks,
+        alibi=alibi,
         qkv_bias=architecture.qkv_bias or has_biases,
         o_bias=has_biases and architecture.o_bias,
-        norm_bias=architecture.norm_bias,
         ffn_bias=has_biases and architecture.ffn_bias,
-        head_bias=architecture.head_bias,
         tied_head=fields.flag("tie_word_embeddings", architecture.tied_head),
         experts=experts,
         latent=latent.config if latent else None,
         masked=_masked(fields, architecture),
     )
+    return with_parts_from_hf(config, declared) if architecture.layer_parts else config
 
 
 def tensors_from_hf(
     config: ModelConfig, values: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> CanonicalTensors:
     """Return the folder's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
-    architecture, fields = _open(values)
+    architecture, fields = _open(text_values(values))
     sources = hf_sources(config, architecture)
-    stored = split_experts(stored)
+    stored = split_experts(text_tensors(stored))
     factor = multipliers_from_hf(fields, architecture, config.n_layers, config.hidden_size).logits
     sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
+    sources["head"] = sources["head"]._replace(unit_rows=config.vocab_size == architecture.unit_head_vocab)
     ignored = _ignored(config, stored, sources["head"].name)
+    if architecture.layer_parts:
+        ignored += unused_keys(config, sources)
+        sources = part_sources(config, sources, stored, is_gguf=False)
     if fields.size("num_nextn_predict_layers", MAX_LAYERS):  # the layer behind the last one drafts tokens
         ignored += [name for name in stored if name.startswith(f"{architecture.layers}.{config.n_layers}.")]
     return CanonicalTensors(tensor_shapes(config), stored, sources, ignored)

@@ -14,7 +14,7 @@ Shapes = dict[str, tuple[int, ...]]
 def tensor_shapes(config: ModelConfig) -> Shapes:
     """Return every tensor the model has, by canonical name, in the order the forward pass reads them."""
     hidden, vocab = config.hidden_size, config.vocab_size
-    shapes: Shapes = {"embed": (vocab, hidden)}
+    shapes: Shapes = {"embed": (vocab, hidden), **_state_shapes(config)}
     for layer in range(config.n_layers):
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in layer_shapes(config, layer).items()}
     shapes |= _norm(config, "final_norm")
@@ -27,16 +27,57 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
 
 def layer_shapes(config: ModelConfig, layer: int) -> Shapes:
     """Return the tensors of one layer, without the ``layers.{i}.`` prefix."""
-    experts = config.layer_experts(layer)
-    return _attention_shapes(config) | _ffn_shapes(config, experts)
+    alone, experts = config.at(layer), config.layer_experts(layer)
+    shapes = _attention_shapes(alone, config.has_keys(layer)) | _ffn_shapes(alone, experts)
+    return shapes | _stream_shapes(config) | _input_shapes(config)
 
 
-def _attention_shapes(config: ModelConfig) -> Shapes:
+def _state_shapes(config: ModelConfig) -> Shapes:
+    """Return what makes the state before the first layer besides the embedding, and the stream behind the last one."""
+    shapes, hidden = Shapes(), config.hidden_size
+    if config.streams is not None:
+        others = (config.streams.number - 1) * hidden
+        shapes |= {"stream_up": (others, hidden), "stream_down": (others, hidden)}
+    if config.layer_inputs is not None:
+        each, all_layers = config.layer_inputs.width, config.n_layers * config.layer_inputs.width
+        shapes |= {"layer_embed": (config.layer_inputs.vocab_size, all_layers)}
+        shapes |= {"layer_projection": (all_layers, hidden), "layer_projection_norm": (each,)}
+    return shapes
+
+
+def _stream_shapes(config: ModelConfig) -> Shapes:
+    """Return how a layer predicts and corrects streams, and its learned residual."""
+    if config.streams is None:
+        return {}
+    (rank, count), hidden = config.streams, config.hidden_size
+    return {
+        "altup_norm": (hidden,),
+        "altup_router": (count, hidden),
+        "altup_predict": (count * count, count),
+        "altup_correct": (count, count),
+        "altup_scale": (hidden,),
+        "laurel_left": (rank, hidden),
+        "laurel_right": (hidden, rank),
+        "laurel_norm": (hidden,),
+    }
+
+
+def _input_shapes(config: ModelConfig) -> Shapes:
+    """Return what a layer makes of its inputs, and the number by which it multiplies the stream."""
+    shapes, hidden = Shapes(), config.hidden_size
+    if config.layer_inputs is not None:
+        width = config.layer_inputs.width
+        shapes |= {"input_gate": (width, hidden), "input_projection": (hidden, width), "input_norm": (hidden,)}
+    return shapes | {"scale": (1,)} if config.layer_scales else shapes
+
+
+def _attention_shapes(config: ModelConfig, has_keys: bool) -> Shapes:
     hidden = config.hidden_size
     queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     shapes = _norm(config, "attn_norm") if config.pre_norms else {}
     if config.latent is None:
-        shapes |= {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
+        shapes |= {"q": (queries, hidden)}
+        shapes |= {"k": (keys, hidden), "v": (keys, hidden)} if has_keys else {}
     else:
         shapes |= _latent_shapes(config, config.latent)
     if config.qkv_bias:
@@ -46,7 +87,7 @@ def _attention_shapes(config: ModelConfig) -> Shapes:
     if config.joint_qk_norm:
         shapes |= {"q_norm": (queries,), "k_norm": (keys,)}
     if config.qk_norm or config.rotated_qk_norm:
-        shapes |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
+        shapes |= {"q_norm": (config.head_dim,)} | ({"k_norm": (config.head_dim,)} if has_keys else {})
     shapes["o"] = (hidden, config.n_heads * config.value_dim)
     if config.o_bias:
         shapes["o_bias"] = (hidden,)

@@ -17,6 +17,7 @@ from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.stored.stacked import StackedTensor
+from miaotui.model.reading.stored.unit_rows import UnitRows
 
 Shape = tuple[int, ...]
 
@@ -26,7 +27,8 @@ class TensorSource(NamedTuple):
 
     ``head_dim`` > 0 says that within each head the first ``rotated`` stored rows are in the order of pairs
     ``(0, half), (1, half+1), …`` and must be reordered. ``rows`` are the stored rows instead, if they are no range.
-    Every value is multiplied by ``factor`` and then gets ``offset``. ``experts`` > 0 says that the rows of so many
+    Every value is multiplied by ``factor`` and then gets ``offset``; with ``unit_rows`` each row is divided by its
+    length. ``experts`` > 0 says that the rows of so many
     experts follow each other: they are stored as one tensor ``[experts, rows, inputs]``, or, where the name has a
     ``{}`` for an expert's number, each under its own name.
     """
@@ -39,6 +41,7 @@ class TensorSource(NamedTuple):
     factor: float = 1.0
     rows: NDArray[np.intp] | None = None
     experts: int = 0
+    unit_rows: bool = False
 
     @property
     def stored_names(self) -> list[str]:
@@ -121,7 +124,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
             tensor = canonical_rows(stored, source, shape[0])
         if source.offset or source.factor != 1.0:
             tensor = _changed(tensor, source.factor, source.offset)
-        return tensor.renamed(name)
+        return (UnitRows(tensor) if source.unit_rows else tensor).renamed(name)
 
     def _all_experts(self, name: str, source: TensorSource, shape: Shape) -> StoredTensor:
         """Return the rows of all experts, one expert after another."""

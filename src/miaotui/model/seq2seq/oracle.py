@@ -17,7 +17,7 @@ from miaotui.errors import RequestError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.encoder.activations import ACTIVATIONS
 from miaotui.model.encoder.oracle import decoded, layer_norm, linear
-from miaotui.model.oracle import softmax
+from miaotui.model.formulas import softmax
 from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.names import ATTENTION, CONVOLUTIONS, CROSS_ATTENTION, RECURRENT, seq2seq_shapes
 from miaotui.model.seq2seq.positions import relative_scores, sinusoidal_table

@@ -47,7 +47,8 @@ class TemplateTraits(NamedTuple):
 
     `late_system`: also several system messages, and those within the conversation.
     `system_beside_results`: also where the conversation ends with a tool's result. `empty_calls`: calls
-    come out beside an empty content; if False they need a content of None. `call`: a call if it is
+    come out beside an empty content; if False they need a content of None. `responses`: results come out as those of
+    the assistant's own message (``tool_responses``, of Gemma 4). `call`: a call if it is
     written as JSON; `written`: all that is written behind the user's message with it. `teaching`: the text that tools
     add to a conversation.
     """
@@ -62,6 +63,7 @@ class TemplateTraits(NamedTuple):
     calls: bool = True
     empty_calls: bool = True
     results: bool = True
+    responses: bool = False
     call: WrittenCall | None = None
     written: str = ""
     teaching: str = ""
@@ -92,6 +94,7 @@ def try_template(template: ChatTemplate) -> TemplateTraits:
         calls=CALLED in called,
         empty_calls=empty_calls,
         results=results is not None and _RESULT in results,
+        responses=_writes(template, [user, {**_call(""), "tool_responses": [_response(_RESULT)]}], _RESULT),
         call=_written_call(called),
         written=called[called.rfind(_USER) + len(_USER) :],
         teaching=taught,
@@ -150,6 +153,10 @@ def _render(
 
 def _said(role: str, content: str, **more: str) -> Json:
     return {"role": role, "content": content, **more}
+
+
+def _response(text: str) -> Json:
+    return {"name": TOOL, "response": text}
 
 
 def _call(content: str | None) -> Json:

@@ -29,6 +29,8 @@ def placed(
     ``messages`` have been read (`read_messages`). Raises `RequestError` for a role that has no place.
     """
     native = dialect.native
+    if native and traits.responses:
+        messages = _with_responses(messages)
     said = [_said(message, traits, dialect) for message in messages]
     if not native and (tools or any(message["role"] == "tool" for message in messages)):
         said = _joined(said)
@@ -43,6 +45,23 @@ def placed(
         if not written and any(message["role"] == role for message in said):
             raise RequestError(f"the model's chat template leaves out messages of the role {role!r}: use another model")
     return said, tools if native else ()
+
+
+def _with_responses(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with results as parts of the message that called, named by the call that each answers."""
+    found: list[Message] = []
+    for message in messages:
+        calls = found[-1].get("tool_calls") if found else None
+        if message["role"] != "tool" or not calls:
+            found.append(message)
+            continue
+        before = found[-1].get("tool_responses", [])
+        wanted = message.get("tool_call_id")
+        called = next((call for call in calls if call.get("id") == wanted), calls[min(len(before), len(calls) - 1)])
+        name = message.get("name") or called["function"].get("name")
+        response = {"name": name, "response": message["content"]}
+        found[-1] = {**found[-1], "tool_responses": [*before, response]}
+    return found
 
 
 def _said(message: Message, traits: TemplateTraits, dialect: Dialect) -> Message:

@@ -1,10 +1,10 @@
-"""Formats in which a call is a name between marks, with arguments as JSON, as marked values or as Python's keywords.
+"""Formats in which a call is a name between marks, with arguments as JSON, marked or bare values, or Python's keywords.
 
 Owns these formats as data, and the reading of a whole stretch from its first mark to its last. Knows no stream, no
 template and no grammar. Invariant: a stretch is calls of declared functions from end to end, or none at all; nothing in
 it is executed.
 Sources: the chat templates that Qwen3-Coder, GLM-4.5, MiniMax-M2, Seed-OSS, DeepSeek R1 and V3.1, Kimi K2, Mistral
-Small 3.2, Functionary 3.1, MiniCPM 5, Hunyuan 3 and LFM2.5 are published with; OpenAI's harmony format.
+Small 3.2, Functionary 3.1, MiniCPM 5, Hunyuan 3, Gemma 4 and LFM2.5 are published with; OpenAI's harmony format.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
+
+from miaotui.text.tool_calls.bare_values import read_members, write_members
 
 Strings = Mapping[str, Collection[str]]
 """Parameters whose values are strings, by function: their text is taken as it is."""
@@ -42,8 +44,9 @@ class Marks(NamedTuple):
 class TaggedFormat:
     """``begin`` ``open`` call (``again`` call)* ``close``; a call is ``before`` name ``after`` arguments ``end``.
 
-    Arguments are a JSON object, or each value stands between `marks`, or ``pythonic``: ``key=value, …``. A zero in
-    ``after`` stands for any number. ``close`` empty: a stretch ends with its JSON object.
+    Arguments are a JSON object, or each value stands between `marks`, or ``pythonic``: ``key=value, …``, or with a
+    ``quote`` ``key:value,…``, where it stands around each string. A zero in ``after`` stands for any number. ``close``
+    empty: a stretch ends with its JSON object.
     """
 
     begin: str
@@ -53,6 +56,7 @@ class TaggedFormat:
     end: str = ""
     marks: Marks | None = None
     pythonic: bool = False
+    quote: str = ""
     between: str = ""  # a pattern of what may stand behind the name
     open: str = ""
     again: str | None = None
@@ -68,6 +72,8 @@ class TaggedFormat:
             return ", ".join(
                 f"{key}={value if isinstance(value, bool) else _dumped(value)}" for key, value in arguments.items()
             )
+        if self.quote:
+            return write_members(arguments, self.quote)
         if self.marks is None:
             return _dumped(dict(arguments))
         marks, pairs = self.marks, []
@@ -79,7 +85,7 @@ class TaggedFormat:
     @property
     def marker_texts(self) -> tuple[str, ...]:
         """Return every text that may hold control tokens."""
-        return (self.begin, self.open, self.close, self.before, self.after, self.end, *(self.marks or ()))
+        return (self.begin, self.open, self.close, self.before, self.after, self.end, self.quote, *(self.marks or ()))
 
     def read(self, stretch: str, names: Collection[str], strings: Strings) -> list[ReadCall] | None:
         """Return the calls of a stretch behind ``begin``, up to and with ``close``; None if it is no calls."""
@@ -101,6 +107,9 @@ class TaggedFormat:
 
     def _arguments(self, body: str, at: int, strings: Collection[str]) -> tuple[str, int] | None:
         """Return the text of the arguments at ``at``, and where they end."""
+        if self.quote:
+            members = read_members(body, at, self.quote)
+            return None if members is None else (_dumped(members[0]), members[1])
         if self._pair is None:
             try:
                 value, end = json.JSONDecoder(object_pairs_hook=_members).raw_decode(body, at)
@@ -290,6 +299,9 @@ HUNYUAN = TaggedFormat(
     marks=Marks("<arg_key:opensource>", "</arg_key:opensource>\n<arg_value:opensource>", "</arg_value:opensource>\n"),
     again="",
 )
+GEMMA4 = TaggedFormat(
+    "<|tool_call>", "<tool_call|>", before="call:", after="{", end="}", quote='<|"|>', again="<tool_call|><|tool_call>"
+)
 LFM = TaggedFormat("<|tool_call_start|>", "]<|tool_call_end|>", after="(", end=")", pythonic=True, open="[", again=", ")
 HARMONY_CALLS = _alone("<|channel|>commentary to=functions.", "", after=" <|constrain|>json<|message|>")  # gpt-oss
 TAGGED = (
@@ -304,6 +316,7 @@ TAGGED = (
     FUNCTIONARY,
     MINICPM,
     HUNYUAN,
+    GEMMA4,
     LFM,
     HARMONY_CALLS,
 )

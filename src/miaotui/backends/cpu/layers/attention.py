@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import KvPages, RotationTable, Workspace
 from miaotui.kernels.attention import fields as att
-from miaotui.kernels.linear.formats import padded_rows
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.ops import float_field
+from miaotui.model.alibi import alibi_slopes
 from miaotui.model.config import ModelConfig
 from miaotui.model.head_layout import HeadLayout
 from miaotui.model.packed import PackedModel
@@ -35,33 +35,38 @@ class AttentionParts:
         rotations: Mapping[int, RotationTable],
     ) -> None:
         self._config, self._weights, self._workspace, self._pages = config, weights, workspace, pages
-        self._rotations, self._heads = rotations, HeadLayout(config)
+        self._rotations = rotations
+        self.layouts = [HeadLayout(config.at(layer)) for layer in range(config.n_layers)]
         self._keep: list[NDArray[np.float32]] = []
-        capped = "_capped" if config.attention_softcap else ""
-        self.kernel = f"attention.paged_attention:attention_{pages.kind}{capped}"
+        kind = "_biased" if config.alibi else "_capped" if config.attention_softcap else ""
+        self.kernel = f"attention.paged_attention:attention_{pages.kind}{kind}"
 
     def fields(self, layer: int) -> dict[int, int]:
         """Return the fields of a layer's attention, and of the kernels that store its keys and values."""
-        config, space, pages, heads = self._config, self._workspace, self._pages, self._heads
-        keys = 4 * padded_rows(config.n_heads * heads.dim)
+        space, pages, heads = self._workspace, self._pages, self.layouts[layer]
+        config, in_page = heads.config, self._pages.heads(layer)
+        queries, keys, _ = heads.part_widths
         fields = {
             att.QKV: space.qkv.address,
             att.QKV_STRIDE: space.qkv.stride,
-            att.KEY_OFFSET: keys,
-            att.VALUE_OFFSET: keys + 4 * padded_rows(config.n_kv_heads * heads.dim),
+            att.KEY_OFFSET: 4 * queries,
+            att.VALUE_OFFSET: 4 * (queries + keys),
             att.KV_HEADS: config.n_kv_heads,
             att.GROUP_HEADS: config.n_heads // config.n_kv_heads,
             att.DIM: heads.dim,
             att.PAGES: pages.layer_address(layer),
             att.PAGE_STRIDE: pages.page_bytes,
-            att.HEAD_STRIDE: pages.head_bytes,
-            att.VALUES_IN_HEAD: pages.half_bytes,
+            att.HEAD_STRIDE: in_page.head_bytes,
+            att.VALUES_IN_HEAD: in_page.half_bytes,
+            att.SHARED: int(not self._config.has_keys(layer)),
+            att.VALUE_NORM: self._value_norm(layer),
             att.SCALE: float_field(config.attention_scale),
-            att.WINDOW: config.windows[layer],
+            att.WINDOW: self._config.windows[layer],
             att.CAP: float_field(config.attention_softcap),
             **self._head_norms(layer),
             att.SINKS: self._sinks(layer),
-            **self._out(),
+            att.SLOPES: self._slopes(),
+            **self._out(heads),
         }
         table = self._rotations.get(layer)
         return fields if table is None else fields | table.fields()
@@ -73,8 +78,9 @@ class AttentionParts:
         if not self._config.qk_norm:
             return {att.QUERY_NORM: 0, att.KEY_NORM: 0, att.NORM_EPS: float_field(self._config.norm_eps)}
         found, eps = {}, self._config.norm_eps
-        for field, name in ((att.QUERY_NORM, "q_norm"), (att.KEY_NORM, "k_norm")):
-            weights, eps = self._heads.normed(self._weights.vector(f"layers.{layer}.{name}"), layer)
+        names = ((att.QUERY_NORM, "q_norm"), (att.KEY_NORM, "k_norm"))
+        for field, name in names if self._config.has_keys(layer) else names[:1]:
+            weights, eps = self.layouts[layer].normed(self._weights.vector(f"layers.{layer}.{name}"), layer)
             self._keep.append(weights)
             found[field] = int(weights.ctypes.data)
         return {**found, att.NORM_EPS: float_field(eps)}
@@ -85,8 +91,8 @@ class AttentionParts:
         A rotation changes no norm: both are normed before it without weights, and the rotated query gets the weights
         of both.
         """
-        places = self._heads.keys(layer)
-        ones, eps = self._heads.normed(np.ones(self._config.head_dim, np.float32), layer)
+        places = self.layouts[layer].keys(layer)
+        ones, eps = self.layouts[layer].normed(np.ones(self._config.head_dim, np.float32), layer)
         both = [self._weights.vector(f"layers.{layer}.{name}") for name in ("q_norm", "k_norm")]
         weights = np.append(both[0] * both[1], np.float32(0))[places]
         self._keep += [ones, weights]
@@ -96,7 +102,7 @@ class AttentionParts:
 
     def add_joint_norms(self, operations: OperationTable, layer: int) -> None:
         """Append the norms over all query heads together, and over all key heads."""
-        qkv, keys = self._workspace.qkv, 4 * padded_rows(self._config.n_heads * self._heads.dim)
+        qkv, keys = self._workspace.qkv, 4 * self.layouts[layer].part_widths[0]
         for letter, offset in (("q", 0), ("k", keys)):
             weights = self._weights.vector(f"layers.{layer}.{letter}_norm")
             self._keep.append(weights)
@@ -117,14 +123,30 @@ class AttentionParts:
         self._keep.append(self._weights.vector(f"layers.{layer}.sinks"))
         return int(self._keep[-1].ctypes.data)
 
-    def _out(self) -> dict[int, int]:
+    def _slopes(self) -> int:
+        """Return the address of the slopes by which scores fall with distance; 0: they do not."""
+        if not self._config.alibi:
+            return 0
+        self._keep.append(alibi_slopes(self._config.n_heads))
+        return int(self._keep[-1].ctypes.data)
+
+    def _value_norm(self, layer: int) -> int:
+        """Return the address of the weights by which values are normed; 0: they are not."""
+        if not self._config.value_norm:
+            return 0
+        layout = self.layouts[layer]
+        share = np.float32((layout.config.value_dim / layout.dim) ** 0.5)  # as `HeadLayout.normed` makes up for zeros
+        self._keep.append(np.full(layout.dim, share, np.float32))
+        return int(self._keep[-1].ctypes.data)
+
+    def _out(self, heads: HeadLayout) -> dict[int, int]:
         """Return where results go: rounded for the next product, or as floats where heads do not fill vectors."""
         attended, joined = self._workspace.attended, self._workspace.joined_heads
-        if self._heads.is_plain:
+        if heads.is_plain:
             return {
                 att.OUT: attended.integers.address,
                 att.OUT_STRIDE: attended.integers.stride,
                 att.OUT_HEADERS: attended.headers.address,
                 att.OUT_HEADER_STRIDE: attended.headers.stride,
             }
-        return {att.OUT: joined.address, att.OUT_STRIDE: joined.stride, att.HEAD_VALUES: self._config.value_dim}
+        return {att.OUT: joined.address, att.OUT_STRIDE: joined.stride, att.HEAD_VALUES: heads.config.value_dim}

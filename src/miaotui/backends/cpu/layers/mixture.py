@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.adapter_parts import AdapterParts
 from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import MixtureSpace, Quantized, Rows
 from miaotui.kernels.experts import fields as ex
@@ -31,13 +32,27 @@ class MixtureParts(NamedTuple):
     normed: Quantized  # the layer's inputs; as floats they are in ``space.inputs``
     residual: Rows
 
-    def add(self, prefix: str, experts: ExpertsConfig, mode: int, vector: Callable[[str], int]) -> None:
-        """Append the operations of one layer; ``vector`` returns a vector's address, 0 if it is not there."""
+    def add(
+        self,
+        prefix: str,
+        experts: ExpertsConfig,
+        mode: int,
+        vector: Callable[[str], int],
+        pairs: AdapterParts | None = None,
+    ) -> None:
+        """Append the operations of one layer; ``vector`` returns a vector's address, 0 if it is not there.
+
+        ``pairs`` are those of adapters around the router's product.
+        """
         space, bias = self.space, vector(prefix + "router_bias")
         router = self.weights.matrix(prefix + "router")
         store = {lin.MODE: lin.STORE, lin.OUT: space.logits.address, lin.OUT_STRIDE: space.logits.stride}
         store[lin.BIAS] = vector(prefix + "router_logit_bias")
+        if pairs:
+            pairs.project(self.normed, router.inputs)
         self.operations.add_linear(router, space.inputs, store)
+        if pairs:
+            pairs.add(space.logits)
         self._route(experts, bias)
         gathered = {**_inputs(self.normed), lin.GROUPS: self.weights.matrix(prefix + "expert_gate_up").inputs // 32}
         table = {ex.CHOSEN: experts.chosen, ex.TABLE_ROUTES: _address(space.routes), **_gathered(space.gathered)}

@@ -13,10 +13,11 @@ from miaotui.errors import UnsupportedModelError
 from miaotui.model.reading.architectures import Architecture
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
-from miaotui.model.rope import MAX_CONTEXT, RopeConfig, longrope_magnitude
+from miaotui.model.rope import MAX_CONTEXT, NEVER, RopeConfig, longrope_magnitude
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-KINDS = ("default", "dynamic", "linear", "llama3", "yarn", "longrope")  # dynamic: default within the context
+PROPORTIONAL = "proportional"  # a share of the pairs turns, by the frequencies that they have in a whole head
+KINDS = ("default", "dynamic", "linear", "llama3", "yarn", "longrope", PROPORTIONAL)  # dynamic: default in the context
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,15 @@ class Rope:
     context_length: int
 
 
-def read_rope(fields: Fields, architecture: Architecture, head_dim: int) -> Rope:
-    """Read ``config.json``'s encodings; raises `UnsupportedModelError` for unknown kinds."""
+def read_rope(fields: Fields, architecture: Architecture, head_dim: int, local_dim: int | None = None) -> Rope:
+    """Read ``config.json``'s encodings; raises `UnsupportedModelError` for unknown kinds.
+
+    ``local_dim`` is the dimension of heads in layers with a window (None: as of the others).
+    """
     main, local = _parameters(fields)
     context = fields.count("max_position_embeddings", MAX_CONTEXT)
     kind = _kind(main)
-    dim = _rotated(fields, main, head_dim, architecture.rotated_share)
+    dim = head_dim if kind == PROPORTIONAL else _rotated(fields, main, head_dim, architecture.rotated_share)
     theta = main.number("rope_theta", fields.number("rope_theta", 10_000.0))
     if kind == "longrope":
         original = _original_context(main, fields, context)
@@ -44,7 +48,7 @@ def read_rope(fields: Fields, architecture: Architecture, head_dim: int) -> Rope
     rope = _scaled(kind, main, theta, dim, _original_context(main, fields, context))
     if kind == "yarn" and main.has("original_max_position_embeddings"):
         context = min(MAX_CONTEXT, max(context, int(rope.original_context * rope.factor)))
-    return Rope(rope, _local(fields, local, architecture, dim), context)
+    return Rope(rope, _local(fields, local, architecture, local_dim or dim), context)
 
 
 def _parameters(fields: Fields) -> tuple[Fields, Fields]:
@@ -80,6 +84,10 @@ def _original_context(parameters: Fields, fields: Fields, context: int) -> int:
 
 
 def _scaled(kind: str, parameters: Fields, theta: float, dim: int, original: int) -> RopeConfig:
+    if kind == PROPORTIONAL:
+        turning = int(min(max(parameters.number("partial_rotary_factor", 1.0), 0.0), 1.0) * dim // 2)
+        factors = (1.0,) * turning + (NEVER,) * (dim // 2 - turning)
+        return RopeConfig(theta=theta, dim=dim, freq_factors=factors)
     if kind == "linear":
         return RopeConfig(theta=theta, dim=dim, scaling="linear", factor=parameters.number("factor"))
     if kind == "llama3":

@@ -21,6 +21,9 @@ class Channel(Protocol):
     async def report(self) -> Message:
         """Return `Replica.report`. Raises `ReplicaLostError`."""
 
+    def abandon(self) -> None:
+        """Give the replica up, which does not answer: calls that wait raise `ReplicaLostError`."""
+
     def answer(self, message: Message) -> AsyncGenerator[Message, None]:
         """Yield the pieces of `Replica.answer`; closing it early cancels. Raises `ReplicaLostError`."""
 
