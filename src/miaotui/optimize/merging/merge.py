@@ -166,13 +166,11 @@ def _require_fits(first_name: str, first: ModelFiles, name: str, other: ModelFil
             )
     for field in fields(first.config):
         one, two = (getattr(each.config, field.name) for each in (first, other))
-        alike = (
-            math.isclose(one, two, rel_tol=1e-5) if isinstance(one, float) and isinstance(two, float) else one == two
-        )
-        if field.name not in MAY_DIFFER and not alike:
+        close = isinstance(one, float) and isinstance(two, float) and math.isclose(one, two, rel_tol=1e-5)
+        if field.name not in MAY_DIFFER and one != two and not close:
             raise UnsupportedModelError(
-                f"{field.name.replace('_', ' ')} is {str(one)[:80]} in {first_name} and {str(two)[:80]} in {name}: merge "
-                "models of one architecture"
+                f"{field.name.replace('_', ' ')} is {str(one)[:80]} in {first_name} and {str(two)[:80]} in {name}: "
+                "merge models of one architecture"
             )
 
 
