@@ -139,5 +139,5 @@ def _name_of(model: str) -> str:
     """Return a short name: a catalog name or repository as it is, a path without folders and suffix."""
     path = Path(model)
     if path.exists():
-        return path.resolve().name.removesuffix(".gguf")
+        return path.resolve().name.removesuffix(".gguf").removesuffix(".ensemble.json")
     return model
