@@ -22,6 +22,7 @@ from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
 from miaotui.optimize.learning.pretrain import Pretraining, read_rows
 from miaotui.optimize.learning.recipe import PretrainRecipe
+from miaotui.training.workers import Worker, workers
 from training_texts import sentences
 
 SMALL = PretrainRecipe(
@@ -150,3 +151,14 @@ def test_bad_runs_are_refused_before_any_work(texts: Path, tmp_path: Path) -> No
 def test_recipes_out_of_range(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         _with(**values)
+
+
+def _fail(worker: Worker, job: object) -> None:
+    raise ValueError(f"process {worker.rank} cannot {job}")
+
+
+@pytest.mark.compare
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_run() -> None:
+    with pytest.raises(RequestError, match=r"lost each other|has failed"), workers(2, _fail, "go on", 1) as worker:
+        worker.sum_value(1.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -11,12 +13,14 @@ from serving import Serving, serving
 
 from miaotui.config import Settings
 from miaotui.errors import DeadlineUnattainableError, RequestError
+from miaotui.optimize.card import FORM, SUFFIX
+from miaotui.optimize.source import file_digest
 from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.prompt_router import PromptRouter, read_routes
 from miaotui.serve.tiers import NEAR_KL, TierGroup, read_tiers
 from miaotui.served_model import ServedModel
-from tiny_models import make_tiny_folder
+from tiny_models import make_tiny_folder, make_tiny_gguf
 
 
 class Slow:
@@ -171,3 +175,30 @@ def test_rules_that_are_wrong(server: Serving, word: str, message: str) -> None:
     (router,) = read_routes(["x=zh:best,<9:small,best"], models, [])
     assert isinstance(router, PromptRouter)
     assert [rule.tokens for rule in router.rules] == [None, 9, None]
+
+
+def test_a_report_card_says_how_near_a_tier_is(tmp_path: Path) -> None:
+    """Only a card about this very file, made from the first tier's, counts."""
+    first, small, other = (make_tiny_gguf(tmp_path, "llama", seed=seed) for seed in range(3))
+    about = {path: {"name": path.name, "sha256": file_digest(path), "bytes": 1} for path in (first, small, other)}
+    for path, source in ((small, first), (other, small)):
+        card = {
+            "file": about[path],
+            "source": about[source],
+            "quality": {"mean_kl": 0.04},
+            "notes": [],
+            "form": FORM,
+            **{key: {} for key in ("wanted", "texts", "predicted", "seconds", "choices", "front")},
+            "speed": None,
+            "measured_candidates": 1,
+        }
+        path.with_name(path.name + SUFFIX).write_text(json.dumps(card))
+    places = {"first": first, "small": small, "other": other}
+    losses: list[float | None] = []
+
+    def parts(models: Mapping[str, ServedModel]) -> Mapping[str, Any]:
+        losses.extend(tier.loss for tier in TierGroup("x", list(models.values())).tiers)
+        return {}
+
+    with serving(places, Settings.from_env(), parts=parts):
+        assert losses == [0.0, 0.04, None]

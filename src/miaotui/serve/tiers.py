@@ -16,6 +16,7 @@ from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, RefusedError, RequestError
 from miaotui.optimize.card import read_card
+from miaotui.optimize.source import file_digest
 from miaotui.serve.middleware.access import PROBING
 from miaotui.serve.wire.fields import Quality
 from miaotui.served_model import RequestArguments, ServedModel
@@ -50,7 +51,7 @@ class TierGroup:
         require_one_tokenizer("--tiers", name, models)
         first = models[0]
         self.name = name
-        self.tiers = (Tier(first, 0.0), *(Tier(each, _loss(each)) for each in models[1:]))
+        self.tiers = (Tier(first, 0.0), *(Tier(each, _loss(each, first)) for each in models[1:]))
 
     def choice(self, quality: Quality | None = None) -> TieredModel:
         """Return the model for one request whose floor is ``quality`` (None: any tier)."""
@@ -203,9 +204,11 @@ def _refusing(options: RequestOptions) -> RequestOptions:
     return replace(options, deadline=replace(options.deadline, on_late="refuse"))
 
 
-def _loss(model: ServedModel) -> float | None:
-    """Return what the report card beside a model's file says that it lost; None without one."""
+def _loss(model: ServedModel, first: ServedModel) -> float | None:
+    """Return what the report card beside a model's file says that it lost against the first tier's file; else None."""
     try:
-        return float(read_card(model.loop.model.path).quality["mean_kl"])
+        card = read_card(model.loop.model.path)
+        is_of_first = card.source["sha256"] == file_digest(first.loop.model.path)
+        return float(card.quality["mean_kl"]) if is_of_first else None
     except (MiaotuiError, KeyError, TypeError, ValueError):
         return None
