@@ -51,14 +51,14 @@ class DecoderOptions:
 PLAIN = DecoderOptions()
 
 
-def require_trainable(config: ModelConfig) -> None:
+def require_plain(config: ModelConfig) -> None:
     """Raise `UnsupportedModelError`, naming it, for a part of a model that is not computed here."""
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name not in COMPUTED and value != field.default:
             raise UnsupportedModelError(
                 f"{config.architecture} has {field.name.replace('_', ' ')}, which is not trained here: choose a "
-                "decoder without experts, latent attention, several streams or masked tokens"
+                "plain decoder, without experts, latent attention, several streams or masked tokens"
             )
 
 
@@ -80,7 +80,7 @@ class TorchDecoder:
         seed: int = 0,
         options: DecoderOptions = PLAIN,
     ) -> None:
-        require_trainable(config)
+        require_plain(config)
         self.torch, self.config, self._dtype, self._rank = torch, config, dtype, rank
         self._recompute = options.recompute
         self.scale = (2.0 if options.alpha is None else options.alpha / rank) if rank else 0.0
