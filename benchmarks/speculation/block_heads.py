@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--slice-minutes", type=float, default=math.inf)
     chosen = parser.parse_args()
     end_s = time.monotonic() + 60 * chosen.slice_minutes
-    torch, settings = load_torch("training a draft head"), Settings.from_env()
+    torch, settings = load_torch(), Settings.from_env()
     torch.set_num_threads(chosen.threads)
     options = EngineOptions(context=4096, threads=chosen.threads)
     loaded = load_model(resolve(chosen.model, settings=settings), options, settings)
