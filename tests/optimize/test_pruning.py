@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,15 +14,17 @@ from made_texts import RATES, made_job, write_texts
 from miaotui.cli import main
 from miaotui.cli.optimize import optimize
 from miaotui.config import Settings
-from miaotui.errors import RequestError, UnsupportedModelError
+from miaotui.errors import MissingLibraryError, RequestError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
 from miaotui.model.oracle import Oracle
 from miaotui.optimize.card import read_card
+from miaotui.optimize.distillation.recipe import DistilRecipe
+from miaotui.optimize.front import front_page
 from miaotui.optimize.layerwise import LayerwiseModel, divergence
 from miaotui.optimize.pruning import prune
 from miaotui.optimize.pruning.layers import layer_order
 from miaotui.optimize.pruning.masks import wanda_masked
-from miaotui.optimize.pruning.prune import PruneOptions, Pruning
+from miaotui.optimize.pruning.prune import PruneOptions, Pruning, stored_types_bytes
 from miaotui.optimize.pruning.pruned_file import LayerWidths, write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape, require_shape, whole_shape
 from miaotui.optimize.pruning.widths import choose_columns, kept_widths
@@ -131,6 +135,10 @@ def test_a_shape_that_does_not_fit_is_refused(counts: tuple[int | None, int | No
 def test_models_whose_parts_cannot_be_left_out_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="choose layers"):
         require_shape(tiny_config("mixtral"), None, 1, None)
+    with pytest.raises(UnsupportedModelError, match="told by its number of layers"):
+        require_shape(tiny_config("baichuan-13b"), 2, None, None)
+    with pytest.raises(UnsupportedModelError, match="plain attention"):
+        require_shape(tiny_config("baichuan-13b"), None, 2, None)
     with open_source(make_tiny_gguf(tmp_path, "gemma3")) as source:
         shape = PrunedShape(whole_shape(source.config).layers[1:], source.config.n_kv_heads, source.config.ffn_size)
         with pytest.raises(UnsupportedModelError, match="kind follows from their number"):
@@ -154,6 +162,11 @@ def test_the_quantised_file_is_returned_when_it_loses_less(tmp_path: Path) -> No
     assert card.quality["mean_kl"] == changes["set_against"]["mean_kl"] < changes["pruned_file"]["mean_kl"]
     assert changes["set_against"]["bytes"] <= changes["pruned_file"]["bytes"] <= 110_000
     assert card.notes[0].startswith("quantised, not pruned: in ")
+    assert [one["mean_kl"] for one in card.front["measured"][-2:]] == [
+        card.quality["mean_kl"],
+        changes["pruned_file"]["mean_kl"],
+    ]
+    assert front_page(card).count("<svg") == 2
     assert "(tokens/s: original 2150.5, pruned 36" in card.notes[0]
     with read_gguf(job.out) as found:
         assert found.metadata["llama.block_count"] == 3
@@ -178,6 +191,31 @@ def test_below_the_smallest_types_the_pruned_file_stays(tmp_path: Path, monkeypa
         assert made.config.n_layers == 1
     assert card.quality["mean_kl"] > 1
     assert card.source["sha256"] != card.file["sha256"]
+
+
+def test_matrices_that_lose_columns_are_quantised_again(tmp_path: Path) -> None:
+    job = made_job(make_tiny_gguf(tmp_path, "llama", kind="Q8_0"), tmp_path, size_bytes=180_000)
+    card = Pruning(job, PruneOptions(ffn=64)).run()
+    assert card.changes is not None
+    assert 100_000 < card.changes["pruned_file"]["bytes"] <= 180_000
+    assert card.changes["set_against"]["bytes"] <= card.changes["pruned_file"]["bytes"]
+    with open_source(job.path) as source:
+        layers = whole_shape(source.config).layers
+        assert stored_types_bytes(source, PrunedShape(layers, 2, 96)) <= job.path.stat().st_size + 64
+        shape = PrunedShape(layers[:2], 2, 96)
+        write_pruned(source, shape, tmp_path / "two.gguf")
+        assert 0 <= stored_types_bytes(source, shape) - (tmp_path / "two.gguf").stat().st_size < 2048
+
+
+def test_what_cannot_heal_is_refused_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune, "text_sets", lambda *_: pytest.fail("work has begun"))
+    job = made_job(make_tiny_gguf(tmp_path, "mixtral"), tmp_path, size_bytes=110_000)
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    with pytest.raises(UnsupportedModelError, match="choose a plain decoder"):
+        Pruning(job, PruneOptions(layers=2, heal=DistilRecipe())).run()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingLibraryError, match=r"miaotui\[optimize\]"):
+        Pruning(job, PruneOptions(layers=2, heal=DistilRecipe())).run()
 
 
 def test_a_mask_is_measured_and_answered_with_a_quantised_file(tmp_path: Path) -> None:

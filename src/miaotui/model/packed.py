@@ -252,7 +252,8 @@ def _feed_forward_parts(config: ModelConfig, layer: int) -> list[str]:
     experts = config.layer_experts(layer)
     if experts is None:
         return [""]
-    return ["expert_", "shared_"] if experts.shared_size else ["expert_"]
+    usual = [""] if experts.beside else []
+    return [*usual, "expert_", "shared_"] if experts.shared_size else [*usual, "expert_"]
 
 
 def _gate_up(prefix: str, tensors: Any, wanted: Format) -> PackingJob:

@@ -41,8 +41,12 @@ def front_page(card: ReportCard) -> str:
         ChartAxis("10^6 bytes of the file", from_zero=False),
         ChartAxis("mean divergence, nats"),
     )
+    known = [(one["tokens_per_s"], one["mean_kl"]) for one in measured if one["tokens_per_s"]]
     speed = chart(
-        [ChartSeries("predicted", [(one["tokens_per_s"], one["mean_kl"]) for one in front])],
+        [
+            ChartSeries("predicted", [(one["tokens_per_s"], one["mean_kl"]) for one in front]),
+            ChartSeries("measured", known, joined=False),
+        ],
         ChartAxis("tokens/s, one stream", from_zero=False),
         ChartAxis("mean divergence, nats"),
     )

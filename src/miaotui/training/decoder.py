@@ -27,6 +27,16 @@ HEAD_ROWS = 512  # positions whose logits are in memory at a time
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
+def require_plain(config: ModelConfig) -> None:
+    """Raise `UnsupportedModelError` for a model that is not trained here."""
+    plain = config.experts is None and config.latent is None and config.masked is None
+    if not plain or config.sinks or config.alibi or not config.has_one_stream:
+        raise UnsupportedModelError(
+            "models with experts, latent attention, masked tokens, ALiBi, or parts of single layers (Gemma 3n and "
+            "4) are not trained here: choose a plain decoder"
+        )
+
+
 @dataclass(frozen=True)
 class DecoderOptions:
     """Options of a decoder that is trained: low-rank pairs beside the products in ``targets``, whose sum is scaled by
@@ -47,7 +57,8 @@ class TorchDecoder:
 
     With ``rank`` 0 all weights are trained, else pairs of that rank beside products (LoRA, Hu et al. 2021).
     ``dtype`` is that of products.
-    Raises `UnsupportedModelError` for experts, latent attention, sinks and models that restore masked tokens.
+    Raises `UnsupportedModelError` for experts, latent attention, sinks, ALiBi, parts of single layers and models that
+    restore masked tokens.
     """
 
     def __init__(
@@ -60,10 +71,7 @@ class TorchDecoder:
         seed: int = 0,
         options: DecoderOptions = PLAIN,
     ) -> None:
-        if config.experts is not None or config.latent is not None or config.masked is not None or config.sinks:
-            raise UnsupportedModelError(
-                "models with experts, latent attention or masked tokens are not trained here: choose a plain decoder"
-            )
+        require_plain(config)
         self.torch, self.config, self._dtype, self._rank = torch, config, dtype, rank
         self._recompute = options.recompute
         self.scale = (2.0 if options.alpha is None else options.alpha / rank) if rank else 0.0

@@ -357,7 +357,7 @@ COMMANDS = (
     ),
     Command(
         "dmlm",
-        "train masked language models, write with them, fill masks",
+        "train masked language models, write with them, fill masks, correct texts",
         "ACTION [...]",
         _WORDS,
         dmlm_options,

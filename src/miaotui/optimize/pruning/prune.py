@@ -21,7 +21,9 @@ from miaotui.config import make_folder
 from miaotui.errors import RequestError
 from miaotui.hub.files import require_room, write_whole
 from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.libraries import need
 from miaotui.optimize.card import ReportCard, read_card, write_card
+from miaotui.optimize.cost import shaped_matrices
 from miaotui.optimize.distillation.distil import Distillation
 from miaotui.optimize.distillation.recipe import DistilRecipe
 from miaotui.optimize.loss_meter import LossMeter
@@ -32,10 +34,12 @@ from miaotui.optimize.pruning.masks import masked_loss
 from miaotui.optimize.pruning.pruned_file import write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape, require_shape
 from miaotui.optimize.pruning.widths import kept_widths
-from miaotui.optimize.quantization.quantize import METHOD
+from miaotui.optimize.quantization.block_grids import stored_kind
+from miaotui.optimize.quantization.quantize import METHOD, fixed_bytes, matrix_bytes
 from miaotui.optimize.source import GgufSource, open_source
 from miaotui.optimize.texts.calibration import require_disjoint, token_rows
 from miaotui.text.load import load_tokenizer
+from miaotui.training.decoder import require_plain
 
 PROBE_ROWS, PROBE_ROW = 8, 64  # of the calibration texts: layers are tried on them
 
@@ -66,6 +70,9 @@ class Pruning:
             require_shape(source.config, options.layers, options.kv_heads, options.ffn)
             if options.mask is None and not self._shrinks(source):
                 raise RequestError("nothing is left out: ask for fewer layers, heads or channels than the model has")
+            if options.heal is not None:
+                need("torch")
+                require_plain(source.config)
             weights = sum(math.prod(tensor.shape) for tensor in source.file.tensors.values())
             healed = 2 * weights if options.heal is not None else 0
             require_room(make_folder(job.out.parent), 4 * job.path.stat().st_size + healed)
@@ -112,7 +119,7 @@ class _PruneRun:
         facts: dict[str, Any] = {"shape": shape.as_dict(), **about, "pruned": self._quality(file)}
         if speed is not None:
             facts["original"] = {"tokens_per_s": speed.tokens_per_s, "seconds": speed.seconds}
-        own_bytes = file.stat().st_size
+        own_bytes = stored_types_bytes(self._source, shape)
         if self._options.heal is not None:
             file = self._healed(file, facts)
             facts["healed"] = self._quality(file)
@@ -244,30 +251,40 @@ class _PruneRun:
         facts[f"{name}_file"] = _summary(ours)
         if isinstance(rival, str):
             note = f"pruned: it loses {mine:.4f} nats, and no quantised file takes its place: {rival}"
-            return self._finish(ours, {**facts, "returned": "pruned"}, note)
+            return self._finish(ours, {**facts, "returned": "pruned"}, note, rival)
         theirs, size = rival.quality["mean_kl"], rival.file["bytes"]
         if theirs <= mine:
             note = (
                 f"quantised, not pruned: in {size:,} bytes it loses {theirs:.4f} nats, and the pruned model in "
                 f"{ours.file['bytes']:,} bytes {mine:.4f}{_speeds(facts, ours, rival)}"
             )
-            return self._finish(rival, {**facts, "returned": "quantised"}, note)
+            return self._finish(rival, {**facts, "returned": "quantised"}, note, ours)
         note = (
             f"pruned: it loses {mine:.4f} nats, and quantised to {size:,} bytes the model loses "
             f"{theirs:.4f}{_speeds(facts, ours, rival)}"
         )
-        return self._finish(ours, {**facts, "returned": "pruned"}, note)
+        return self._finish(ours, {**facts, "returned": "pruned"}, note, rival)
 
-    def _finish(self, card: ReportCard, facts: Mapping[str, Any], note: str) -> ReportCard:
+    def _finish(
+        self, card: ReportCard, facts: Mapping[str, Any], note: str, other: ReportCard | str = ""
+    ) -> ReportCard:
         job = self._job
         file = self._work / str(card.file["name"])
-        found = replace(card, file={**card.file, "name": job.out.name}, notes=(note, *card.notes), changes=dict(facts))
+        about, front = {**card.file, "name": job.out.name}, _front(card, other)
+        found = replace(card, file=about, notes=(note, *card.notes), changes=dict(facts), front=front)
         os.replace(file, job.out)
         write_card(job.out, found)
         return found
 
     def _quality(self, file: Path) -> dict[str, Any]:
         return asdict(self._meter.of_file(file))
+
+
+def stored_types_bytes(source: GgufSource, shape: PrunedShape) -> int:
+    """Return the bytes of a pruned file whose matrices have the types that they are stored in, at most."""
+    kinds = {one.name: source.file.tensors[one.name].kind for one in source.matrices}
+    matrices = shaped_matrices(source, shape)
+    return fixed_bytes(source) + sum(matrix_bytes(one, stored_kind(kinds[one.name], one.cols)) for one in matrices)
 
 
 def _summary(card: ReportCard | str) -> dict[str, Any]:
@@ -280,6 +297,20 @@ def _summary(card: ReportCard | str) -> dict[str, Any]:
         "tokens_per_s": speed.get("tokens_per_s"),
         "seconds": speed.get("seconds"),
     }
+
+
+def _front(card: ReportCard, other: ReportCard | str) -> dict[str, Any]:
+    """Return the front of a card with the point of what it was set against."""
+    points = [*card.front["measured"]] or [_point(card)]
+    return {
+        "predicted": card.front["predicted"],
+        "measured": points if isinstance(other, str) else [*points, _point(other)],
+    }
+
+
+def _point(card: ReportCard) -> dict[str, Any]:
+    speed = None if card.speed is None else card.speed["tokens_per_s"]
+    return {"file_bytes": card.file["bytes"], "mean_kl": card.quality["mean_kl"], "tokens_per_s": speed}
 
 
 def _speeds(facts: Mapping[str, Any], ours: ReportCard, rival: ReportCard) -> str:
