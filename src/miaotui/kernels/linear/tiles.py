@@ -4,8 +4,8 @@ Processors differ only in how much fits in their registers. `Tiling` says how ma
 the two tiles go side by side, and whether a tile is split in halves. The choice never changes a result: each output
 is its own lane, summed over groups in ascending order.
 
-Instructions of the inner loop for 512 weights (32 inputs of 16 outputs), as ``benchmarks/inner_loops.py`` counts them:
-of one row, and of a block of six rows, of which so many multiply weights: 96 with AVX2, 48 with AVX-512 VNNI.
+Instructions of the inner loop for 512 weights (32 inputs of 16 outputs), as ``benchmarks/decode/inner_loops.py`` counts
+them: of one row, and of a block of six rows, of which so many multiply weights: 96 with AVX2, 48 with AVX-512 VNNI.
 
              AVX2             AVX-512 VNNI                     AVX2             AVX-512 VNNI
     format   one row  block   one row  block   bytes  format   one row  block   one row  block   bytes
