@@ -88,7 +88,7 @@ format: $(VENV)/.ready-lint ## put the code into shape
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-types: $(VENV)/.ready-lint ## strict type check of the package
+types: $(VENV)/.ready-lint ## strict type check of the package and the benchmarks
 	$(BIN)/mypy --strict
 
 check: lint types site test-fast test-slow ## what CI runs

@@ -82,11 +82,13 @@ def _rows(line: Mapping[str, Any]) -> Iterator[list[str]]:
             numbers = [f"{each[name]:.4g}" for name in ("a", "b", "ratio")]
             yield [each["metric"], *numbers, f"{each['low']:.3f} to {each['high']:.3f}"]
     else:
-        yield ["requests/s", "asked", "answered", "TTFT p50 [ms]", "E2E p99 [ms]", "tokens/s", "goodput [1/s]"]
+        yield ["load", "asked", "answered", "TTFT p50 [ms]", "E2E p99 [ms]", "tokens/s", "goodput [1/s]"]
         for each in line["loads"]:
             latencies = each["latencies"]
             times = [latencies["ttft"]["p50_ms"], latencies["e2e"]["p99_ms"]]
-            rate = "closed" if each["rate_per_s"] is None else f"{each['rate_per_s']:.3g}"
+            rate = f"{each['streams']} at a time" if each.get("streams") else "closed"
+            if each["rate_per_s"] is not None:
+                rate = f"{each['rate_per_s']:.3g}/s"
             shown = ["-" if time is None else f"{time:.4g}" for time in times]
             rates = [f"{each[name]:.4g}" for name in ("tokens_per_s", "goodput_per_s")]
             yield [rate, str(each["asked"]), str(each["answered"]), *shown, *rates]

@@ -11,6 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+TINY_SHAPES = {
+    "self_attn.q_proj": (128, 64),
+    "self_attn.o_proj": (64, 128),
+    "mlp.up_proj": (96, 64),
+    "mlp.down_proj": (64, 96),
+}  # matrices of a layer of `tiny_models`, "llama"
 Pairs = dict[str, tuple[Array, Array]]  # module to (down [rank, inputs], up [outputs, rank])
 
 
@@ -61,3 +67,9 @@ def write_gguf_adapter(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_adapter(folder: Path, seed: int, rank: int = 4) -> Path:
+    """Write an adapter of the tiny llama model."""
+    shapes = {f"model.layers.{layer}.{name}": shape for layer in range(2) for name, shape in TINY_SHAPES.items()}
+    return write_peft(folder / f"adapter-{seed}", random_pairs(shapes, rank, seed), alpha=2 * rank)

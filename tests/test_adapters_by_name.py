@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import miaotui
-from adapter_files import random_pairs, write_peft
+from adapter_files import random_pairs, write_adapter, write_peft
 from miaotui.errors import MiaotuiError, ModelFormatError, ModelNotFoundError, RequestError
 from miaotui.kernels.runtime import compiled
 from miaotui.llm import LLM
@@ -18,19 +18,8 @@ from miaotui.types import Completion
 from python_entry import in_flight, wait_until
 from tiny_models import make_tiny_folder
 
-SHAPES = {
-    "self_attn.q_proj": (128, 64),
-    "self_attn.o_proj": (64, 128),
-    "mlp.up_proj": (96, 64),
-    "mlp.down_proj": (64, 96),
-}
 PROMPT = [7 * number % 320 for number in range(60)]  # three whole pages and more
 HOW: dict[str, Any] = {"max_tokens": 24, "ignore_eos": True}
-
-
-def write_adapter(folder: Path, seed: int, rank: int = 4) -> Path:
-    shapes = {f"model.layers.{layer}.{name}": shape for layer in range(2) for name, shape in SHAPES.items()}
-    return write_peft(folder / f"adapter-{seed}", random_pairs(shapes, rank, seed), alpha=2 * rank)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ LAYERS = (
     ("bench", "optimize"),
     ("__init__", "async_llm", "async_encoder"),
     ("llm", "encoder", "seq2seq", "speech"),
-    ("submission", "encoders", "runtime", "translation"),
+    ("submission", "encoders", "runtime", "translation", "engines"),
     ("served_model",),
     ("dmlm",),
     ("retrieval",),

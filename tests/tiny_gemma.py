@@ -23,10 +23,19 @@ _LAYERS: dict[str, Any] = {
     "num_kv_shared_layers": 2,
     "final_logit_softcapping": 30.0,
 }
+_EXPERTS: dict[str, Any] = {
+    "enable_moe_block": True,
+    "num_experts": 8,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 32,
+    "num_kv_shared_layers": 0,
+    "hidden_size_per_layer_input": 0,
+}
 GEMMA_VARIANTS: dict[str, dict[str, Any]] = {
     "gemma3n": {
         "model_type": "gemma3n_text",
         "laurel_rank": 32,
+        "pad_token_id": 0,  # within the smaller table
         "activation_sparsity_pattern": [0.95, 0.5, 0.0, 0.0, 0.0],
         **_LAYERS,
     },
@@ -39,6 +48,7 @@ GEMMA_VARIANTS: dict[str, dict[str, Any]] = {
         "vocab_size_per_layer_input": 320,
     },
 }
+GEMMA_VARIANTS["gemma4-moe"] = GEMMA_VARIANTS["gemma4"] | _EXPERTS
 
 
 def outer_tensors(
@@ -62,7 +72,7 @@ def outer_tensors(
 
 def gemma_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
     """What llama.cpp's converter writes for these architectures alone."""
-    if config.layer_inputs is None:
+    if not config.value_norm:
         return {}
     assert config.local_rope is not None
     shapes = config.shapes or [(config.head_dim, config.n_kv_heads, config.ffn_size)] * config.n_layers
@@ -70,9 +80,10 @@ def gemma_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
     metadata: dict[str, Any] = {
         "attention.key_length_swa": config.local_rope.dim,
         "attention.value_length_swa": config.local_rope.dim,
+        "rope.dimension_count_swa": config.local_rope.dim,
         "attention.sliding_window_pattern": [bool(window) for window in config.windows],
         "attention.shared_kv_layers": values["num_kv_shared_layers"],
-        "embedding_length_per_layer_input": config.layer_inputs.width,
+        "embedding_length_per_layer_input": config.layer_inputs.width if config.layer_inputs else 0,
         "rope.freq_base_swa": config.local_rope.theta,
         "final_logit_softcapping": config.logit_softcap,
     }

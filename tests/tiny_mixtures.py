@@ -164,13 +164,18 @@ def is_expert_tensor(name: str) -> bool:
 
 def take_fused_tensors(get: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array]]:
     """Take the experts of a layer out of ``get`` that transformers holds as one tensor, and name them."""
-    if config.experts is None or config.architecture not in ("gpt_oss", "granitemoe"):
+    if config.experts is None or config.architecture not in ("gpt_oss", "granitemoe", "gemma4"):
         return
     count, hidden = config.experts.count, config.hidden_size
     if config.architecture == "granitemoe":
         both = [get.pop(f"expert_{part}").reshape(count, -1, hidden) for part in ("gate", "up")]
         yield "block_sparse_moe.input_linear.weight", np.concatenate(both, 1)
         yield "block_sparse_moe.output_linear.weight", get.pop("expert_down").reshape(count, hidden, -1)
+        return
+    if config.architecture == "gemma4":
+        both = [get.pop(f"expert_{part}").reshape(count, -1, hidden) for part in ("gate", "up")]
+        yield "experts.gate_up_proj", np.concatenate(both, 1)
+        yield "experts.down_proj", get.pop("expert_down").reshape(count, hidden, -1)
         return
     yield "self_attn.sinks", get.pop("sinks")
     gate, up = (get.pop(f"expert_{part}").reshape(count, -1, hidden) for part in ("gate", "up"))
@@ -203,6 +208,14 @@ def gguf_expert_tensor(name: str, array: Array, config: ModelConfig) -> tuple[st
     if name.startswith("expert_"):
         array = array.reshape(config.experts.count, -1, *array.shape[1:])
     return GGUF_NAMES[name], array[0] if name == "shared_router" else array
+
+
+def take_joined_gguf(get: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array]]:
+    """Take gate and up of a layer's experts out of ``get`` where llama.cpp's converter leaves them in one tensor."""
+    if config.experts is not None and config.experts.beside:
+        count, hidden = config.experts.count, config.hidden_size
+        both = [get.pop(f"expert_{part}").reshape(count, -1, hidden) for part in ("gate", "up")]
+        yield "ffn_gate_up_exps.weight", np.concatenate(both, 1)
 
 
 def gguf_expert_metadata(config: ModelConfig) -> dict[str, Any]:

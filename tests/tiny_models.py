@@ -30,6 +30,7 @@ from tiny_mixtures import (
     hf_expert_tensors,
     is_expert_tensor,
     take_fused_tensors,
+    take_joined_gguf,
 )
 from tiny_tokenizer import tokenizer_metadata, write_tokenizer
 from tiny_variants import BASE, FUSED_UP, LOGIT_FACTORS, MULTIPLIERS, VARIANTS
@@ -267,6 +268,7 @@ def _gguf_tensors(
             get["qkv"] = np.concatenate([get.pop("q"), get.pop("k"), get.pop("v")])
         if architecture.name in FUSED_UP:
             get["up"] = np.concatenate([get.pop("gate"), get.pop("up")])
+        yield from ((f"blk.{layer}.{stored}", part) for stored, part in take_joined_gguf(get, config))
         for name, array in get.items():
             if is_expert_tensor(name):
                 stored, array = gguf_expert_tensor(name, array, config)  # noqa: PLW2901

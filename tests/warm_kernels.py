@@ -20,6 +20,7 @@ MODULES = (
     "sampling.draw",
     "sampling.tops",
     "pointwise.rows",
+    "pointwise.streams",
     "draft.suffix",
     "runtime.passes",
     "platform.reading",

@@ -108,7 +108,7 @@ def prompt_rate(llm: LLM, adapter: str | None, turn: int) -> float:
     """Return the prompt tokens that are read in a second."""
     tokens = np.random.default_rng(turn).integers(0, 4000, 512).tolist()
     timing = llm.generate(tokens, max_tokens=1, adapter=adapter).timing
-    return len(tokens) / timing.ttft_s
+    return float(len(tokens) / timing.ttft_s)
 
 
 def write_adapter(folder: Path, llm: LLM, rank: int, only: Sequence[str], seed: int) -> Path:

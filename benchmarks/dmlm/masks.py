@@ -1,11 +1,15 @@
 """Masks compared: how good a small model gets, and how many tokens it needs, by the masks that it is trained with.
 
-    python -m benchmarks.dmlm.masks texts.txt --minutes 15 --seeds 3
+    python -m benchmarks.dmlm.masks texts.txt --state runs --steps 2000 --slice-minutes 10
 
 Needs torch. Each run trains one model of 1 to 2 million parameters from nothing on the same texts, in the same order,
 with the same number of steps; masks are all that differs. The held-out bound is that of uniform masks for all. Last
 comes one JSON line: for each kind of masks the final bound in nats a token with a 95% interval over the seeds, and the
 tokens after which it reached the last bound of random masks. The bound of a bigram model stands beside it.
+
+``--state`` is a folder with a checkpoint and the curve of each run. A slice ends after ``--slice-minutes`` (status 3
+where runs are left), and the same command goes on, bit for bit as if it had not ended. With ``--steps`` all runs have
+so many; without, as many as take ``--minutes``, measured once and kept in the folder.
 """
 
 from __future__ import annotations
@@ -22,50 +26,74 @@ from typing import Any
 
 import numpy as np
 
+from miaotui.dmlm.train.checkpoint import read_checkpoint, write_checkpoint
 from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import TextCorpus, read_corpus
 from miaotui.dmlm.train.trainer import Trainer
+from miaotui.training.library import use_threads
 
 MASKS = ("random", "fixed", "spans", "words", "pmi", "adaptive")
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's t by degrees of freedom
+LEFT = 3  # status of a slice that leaves runs
 MEASURED = 20  # points of each run at which the bound is measured
+Curve = list[tuple[int, float]]
 SIZES = TrainRecipe(layers=4, width=160, heads=5, ffn=448, vocabulary=2048, length=128, batch=16)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("texts", nargs="+", type=Path, help="files in UTF-8")
+    parser.add_argument("--state", type=Path, required=True, help="folder of the runs; what is there goes on")
     parser.add_argument("--minutes", type=float, default=15, help="of training in each run (default: 15)")
+    parser.add_argument("--steps", type=int, help="of each run, in the place of --minutes")
+    parser.add_argument("--slice-minutes", type=float, default=math.inf, help="end so long after the start")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--masks", default=",".join(MASKS))
     parser.add_argument("--block", type=int, default=0)
     parser.add_argument("--schedule", default="log-linear")
     parser.add_argument("--threads", type=int, default=2)
+    for name in ("layers", "width", "heads", "ffn", "vocabulary", "length", "batch"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(SIZES, name))
     chosen = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(chosen.threads)
-    recipe = dataclasses.replace(SIZES, block=chosen.block, schedule=chosen.schedule)
+    end_s = time.monotonic() + 60 * chosen.slice_minutes
+    use_threads(chosen.threads)
+    sizes = {
+        name: getattr(chosen, name) for name in ("layers", "width", "heads", "ffn", "vocabulary", "length", "batch")
+    }
+    recipe = TrainRecipe(**sizes, block=chosen.block, schedule=chosen.schedule)
     corpus = read_corpus(chosen.texts, recipe.vocabulary, recipe.length)
-    steps = steps_within(recipe, corpus, 60 * chosen.minutes)
-    runs: dict[str, list[list[tuple[int, float]]]] = {}
-    for masks in chosen.masks.split(","):
-        for seed in range(chosen.seeds):
-            curve = run(dataclasses.replace(recipe, masks=masks, seed=seed, steps=steps), corpus)
+    chosen.state.mkdir(parents=True, exist_ok=True)
+    steps = chosen.steps or kept_steps(chosen.state / "steps.json", recipe, corpus, 60 * chosen.minutes)
+    runs: dict[str, list[Curve]] = {}
+    left = 0
+    for seed in range(chosen.seeds):  # so that the first slices compare all masks with one seed
+        for masks in chosen.masks.split(","):
+            folder = chosen.state / f"{masks}-{seed}"
+            curve = run(dataclasses.replace(recipe, masks=masks, seed=seed, steps=steps), corpus, folder, end_s)
+            if curve is None:
+                left += 1
+                continue
             runs.setdefault(masks, []).append(curve)
             print(f"{masks:10} seed {seed}: bound {curve[-1][1]:.4f} nats", file=sys.stderr, flush=True)
     report = {name: summary(curves, runs.get("random")) for name, curves in runs.items()}
     bigram = bigram_nats(corpus)
-    print(f"\n{'masks':10} {'bound':>8} {'±':>7} {'perplexity':>11} {'tokens to random':>18}")
+    print(f"\n{'masks':10} {'seeds':>5} {'bound':>8} {'±':>7} {'perplexity':>11} {'tokens to random':>18}")
     for name, each in report.items():
         needed = each["tokens_to_random"]
         shown = "never" if needed is None else f"{needed:,.0f} ({each['share']:.2f})"
-        print(f"{name:10} {each['bound']:8.4f} {each['interval']:7.4f} {math.exp(each['bound']):11.2f} {shown:>18}")
-    print(f"{'bigram':10} {bigram:8.4f} {'':7} {math.exp(bigram):11.2f}")
-    sizes = {"parameters": Trainer(recipe, corpus).network.parameters, "texts": len(corpus.tokens), "steps": steps}
-    print(
-        json.dumps({"benchmark": "dmlm_masks", **sizes, "minutes": chosen.minutes, "bigram": bigram, "masks": report})
-    )
+        bound, interval = each["bound"], each["interval"]
+        print(f"{name:10} {len(each['seeds']):5} {bound:8.4f} {interval:7.4f} {math.exp(bound):11.2f} {shown:>18}")
+    print(f"{'bigram':10} {'':5} {bigram:8.4f} {'':7} {math.exp(bigram):11.2f}")
+    size = {"parameters": Trainer(recipe, corpus).network.parameters, "texts": len(corpus.tokens), "steps": steps}
+    print(json.dumps({"benchmark": "dmlm_masks", **size, "left": left, "bigram": bigram, "masks": report}))
+    return LEFT if left else 0
+
+
+def kept_steps(path: Path, recipe: TrainRecipe, corpus: TextCorpus, seconds: float) -> int:
+    """Return the steps that an earlier slice found to take so long, or measure them now."""
+    if not path.exists():
+        path.write_text(json.dumps({"steps": steps_within(recipe, corpus, seconds), "seconds": seconds}))
+    return int(json.loads(path.read_text())["steps"])
 
 
 def steps_within(recipe: TrainRecipe, corpus: TextCorpus, seconds: float) -> int:
@@ -78,19 +106,31 @@ def steps_within(recipe: TrainRecipe, corpus: TextCorpus, seconds: float) -> int
     return max(int(seconds * 20 / (time.perf_counter() - began_s)), MEASURED)
 
 
-def run(recipe: TrainRecipe, corpus: TextCorpus) -> list[tuple[int, float]]:
-    """Train once; return (tokens seen, held-out bound) along the run."""
-    trainer = Trainer(recipe, corpus)
-    every, curve = max(recipe.steps // MEASURED, 1), []
+def run(recipe: TrainRecipe, corpus: TextCorpus, folder: Path, end_s: float) -> Curve | None:
+    """Go on with a run until it or the slice ends; return (tokens seen, held-out bound) along it, None if not whole."""
+    path = folder / "curve.json"
+    curve: Curve = [tuple(point) for point in json.loads(path.read_text())] if path.exists() else []
+    every = max(recipe.steps // MEASURED, 1)
+    last = recipe.steps * recipe.batch * recipe.length
+    if curve and curve[-1][0] == last:
+        return curve
+    if time.monotonic() >= end_s:
+        return None
+    trainer = Trainer(recipe, corpus, read_checkpoint(folder))
     for progress in trainer.steps():
-        if progress.step == recipe.steps:
-            curve.append((progress.tokens, trainer.bound(8)))
-        elif progress.step % every == 0:
-            curve.append((progress.tokens, trainer.bound(2, 128)))
+        is_last = progress.step == recipe.steps
+        if is_last or progress.step % every == 0:
+            curve = [point for point in curve if point[0] < progress.tokens]  # measured before the last checkpoint
+            curve.append((progress.tokens, trainer.bound(8) if is_last else trainer.bound(2, 128)))
+            write_checkpoint(folder, trainer.checkpoint())
+            path.write_text(json.dumps(curve))
+        if not is_last and time.monotonic() >= end_s:
+            write_checkpoint(folder, trainer.checkpoint())
+            return None
     return curve
 
 
-def summary(curves: list[list[tuple[int, float]]], random: list[list[tuple[int, float]]] | None) -> dict[str, Any]:
+def summary(curves: list[Curve], random: list[Curve] | None) -> dict[str, Any]:
     """Return the final bound with its interval, and the tokens needed for the last bound of random masks."""
     finals = [curve[-1][1] for curve in curves]
     spread = statistics.stdev(finals) / math.sqrt(len(finals)) if len(finals) > 1 else math.nan
@@ -131,4 +171,4 @@ def bigram_nats(corpus: TextCorpus, discount: float = 0.75) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -73,7 +73,8 @@ def outputs(opened: OpenedEncoder, tokens: list[int], types: list[int]) -> np.nd
     if opened.head.kind != "token":
         first = states[:1] @ weights["head.transform"].T + weights["head.transform_bias"]
         states = np.tanh(first)
-    return states @ weights["head.output"].T + weights["head.output_bias"]
+    found: np.ndarray = states @ weights["head.output"].T + weights["head.output_bias"]
+    return found
 
 
 def session(model: Any) -> onnxruntime.InferenceSession:

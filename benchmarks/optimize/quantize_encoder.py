@@ -75,7 +75,8 @@ class Encoder:
 def loss(first: Array, second: Array) -> Array:
     """Return 1 - cosine of each pair of embeddings."""
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return 1 - (first * second).sum(1) / norms
+    found: Array = 1 - (first * second).sum(1) / norms
+    return found
 
 
 class Ggml:
@@ -113,7 +114,7 @@ def main() -> None:
     for name in args.types.split(","):
         kinds = {one: stored_kind(BlockType[name], encoder.weights[one].shape[1]) for one in encoder.matrices}
         size = sum(_bytes(encoder, one, kind) for one, kind in kinds.items())
-        sides = {"llama.cpp": {}, "plain": {}, "ours": {}}
+        sides: dict[str, dict[str, Array]] = {"llama.cpp": {}, "plain": {}, "ours": {}}
         for one, kind in kinds.items():
             importance = _importance(hessians[one], encoder.weights[one].shape[1])
             sides["llama.cpp"][one] = ggml.rounded(encoder.weights[one], kind, importance)
@@ -161,7 +162,7 @@ def _speech(path: Path, data: Path) -> tuple[SpeechEncoder, list[Any], dict[str,
 
 def _bytes(encoder: Encoder | SpeechEncoder, name: str, kind: BlockType) -> int:
     rows, cols = encoder.weights[name].shape
-    return rows * kind.row_bytes(cols)
+    return int(rows * kind.row_bytes(cols))
 
 
 def _importance(hessian: Array | None, cols: int) -> Array:

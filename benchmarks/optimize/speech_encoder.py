@@ -69,4 +69,5 @@ class _WatchedOracle(Seq2SeqOracle):
 
 def _played(samples: Array, speed: float) -> Array:
     places = np.arange(0, len(samples) - 1, speed)
-    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+    played: Array = np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+    return played

@@ -16,7 +16,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,7 @@ def summary(found: Sequence[tuple[Row, list[float]]], model: str) -> Row:
     """Figures of all ways on the test questions that are answered."""
     parts = {part: [each for each in found if each[0]["part"] == part] for part in ("development", "test")}
     names = [row["set"] for row, _ in parts["test"]]
-    ways = {
+    ways: dict[str, Callable[[Row, Sequence[float] | None], SourcedOptions]] = {
         "logits": lambda row, _: sourced(row, None),
         "likeness": lambda row, like: sourced(row, like, logits=False),
         "both": sourced,

@@ -17,7 +17,7 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def implicit_als(train: EventLog) -> Iterator[tuple[str, Scores]]:
         yield f"implicit ALS {factors}", partial(_products, users, items)
 
 
-def _part(raw: Mapping[int, Sequence[Any]], place: int, user: int) -> Any:
+def _part(raw: Mapping[int, Any], place: int, user: int) -> Any:
     return raw[user][place]
 
 

@@ -40,7 +40,7 @@ Pairs = list[tuple[str, list[str]]]
 Score = Callable[[str, Sequence[str]], list[float]]
 
 
-class ChineseWords(tokenizers.Tokenizer):
+class ChineseWords(tokenizers.Tokenizer):  # type: ignore[misc]
     """Words as jieba cuts them, without marks."""
 
     def tokenize(self, text: str) -> list[str]:

@@ -16,6 +16,8 @@ EXTRAS = {
     "av": "speech",
     "jax": "jax",
     "opencc": "speech",
+    "openvino": "openvino",
+    "openvino_genai": "openvino",
     "python_multipart": "speech",
     "websockets": "speech",
     "ray": "cluster",

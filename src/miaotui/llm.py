@@ -23,7 +23,7 @@ from miaotui.engine.speculator import SourceReport
 from miaotui.errors import RequestError
 from miaotui.kernels.linear.formats import WANTED
 from miaotui.model.config import ModelConfig
-from miaotui.runtime import ModelOptions, open_model
+from miaotui.runtime import ModelOptions, open_served_model
 from miaotui.schedule.plan import PAGE_SIZE
 from miaotui.submission import Prompt, SubmissionReader, is_prompt, require_known
 from miaotui.text.chat import ChatTemplate, Message
@@ -64,7 +64,7 @@ def load(
     if is_seq2seq_folder(model):
         return _load_seq2seq(model, progress, format=format, threads=threads, context=context, **options)
     chosen = read_options(speculate, format=format, threads=threads, kv=kv, context=context, **options)
-    return LLM(open_model(model, chosen, progress=progress), owns_loop=True)
+    return LLM(open_served_model(model, chosen, progress=progress), owns_loop=True)
 
 
 def is_seq2seq_folder(model: str | os.PathLike[str]) -> bool:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from miaotui.backends.build_seq2seq import Seq2SeqOptions
     from miaotui.engine.engine import RequestPreparation
     from miaotui.engine.jobs.admission import QueueLimits
+    from miaotui.engine.model_loop import ModelLoop
     from miaotui.engine.remote.loop import RemoteModel
     from miaotui.engine.seq2seq.loop import Seq2SeqLoop
     from miaotui.engine.speech.loaded import SpeechLoop
@@ -58,6 +59,22 @@ def open_model(
     options, settings = options or ModelOptions(), settings or Settings.from_env()
     path = resolve(model, progress=progress, settings=settings)
     return start(load_model(path, options.engine, settings, progress), options, settings, progress)
+
+
+def open_served_model(
+    model: str | os.PathLike[str],
+    options: ModelOptions | None = None,
+    *,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> ModelLoop:
+    """Open a model as `open_model` does, or with the engine of another maker that the options name."""
+    options, settings = options or ModelOptions(), settings or Settings.from_env()
+    if options.engine.backend != "openvino":
+        return open_model(model, options, settings=settings, progress=progress)
+    from miaotui.engines.openvino.build import open_openvino  # noqa: PLC0415  (only these models)
+
+    return open_openvino(resolve(model, progress=progress, settings=settings), options.engine, settings)
 
 
 def load_model(path: Path, options: EngineOptions, settings: Settings, progress: Progress | None = None) -> LoadedModel:

@@ -185,6 +185,8 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
                 "offline",
             )
         ),
+        "A: m,drafts=off; quality not measured: there is no base of these weights; miaotui bench base MODEL makes one",
+        "m, without HTTP; closed load, 10 s each, seed 7",
         "0.5/s: no request was due within 1 s: lengthen --duration",
         "2 at a time: 3 answers whose usage cannot be right; their pieces were counted",
         "4/s: 2 x refused 429 deadline_unattainable",

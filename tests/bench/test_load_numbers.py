@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -265,6 +266,18 @@ def test_a_sweep_finds_the_capacity(capacity: float) -> None:
     assert 0.5 * capacity <= best <= 1.06 * capacity + 0.1
     assert [each.rate_per_s for each in found] == sorted(each.rate_per_s or 0 for each in seen)
     assert any(not is_sustained(each) for each in found)
+
+
+def test_a_sweep_goes_on_where_some_requests_can_never_be_good() -> None:
+    async def level(rate: float) -> LoadSummary:
+        whole = await level_of(8.0)(rate)
+        return replace(whole, in_time=round(0.8 * whole.in_time))
+
+    found = asyncio.run(sweep(level, 2.0, lambda _: None))
+    assert [each.rate_per_s for each in found] == [2, 4, 8, 16]
+    assert sustained_rate(found) is None
+    gone = asyncio.run(sweep(level_of(0.0), 0.5, lambda _: None))
+    assert len(gone) == 1
 
 
 def queued(rate: float, capacity: float, duration_s: float = 10.0) -> LoadSummary:

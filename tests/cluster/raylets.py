@@ -43,10 +43,10 @@ def raylets(count: int = 3) -> Iterator[str]:
         nodes.shutdown()
 
 
-def cluster_of(folder: Path, address: str | None, replicas: int = 3, **ingress: Any) -> ClusterFile:
-    """A cluster file's values over a tiny model, read as they would be from a file."""
-    model = {"model": str(folder), "replicas": replicas, "cpus": 1, **OPTIONS}
-    return ClusterFile.of({"address": address, "port": free_port(), "ingress": ingress, "models": {"tiny": model}})
+def cluster_of(folder: Path, address: str | None, replicas: int = 3, **more: Any) -> ClusterFile:
+    """A cluster file's values over a tiny model, read as they would be from a file; ``more`` of the model."""
+    model = {"model": str(folder), "replicas": replicas, "cpus": 1, **OPTIONS, **more}
+    return ClusterFile.of({"address": address, "port": free_port(), "models": {"tiny": model}})
 
 
 def stream(port: int, body: dict[str, Any], on_piece: Any = lambda text: None) -> dict[str, Any]:

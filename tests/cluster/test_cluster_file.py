@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from miaotui.cluster.cluster_file import ClusterFile
+from miaotui.cluster.routing.scaling import ScaleRange
 from miaotui.errors import RequestError
 from miaotui.hub.digest import model_digest
 from tiny_models import make_tiny_folder
@@ -92,11 +93,30 @@ def test_digests_are_found_and_compared(tmp_path: Path) -> None:
 
 def test_the_examples_of_the_page_are_cluster_files() -> None:
     page = Path(__file__).parents[2] / "docs" / "cluster.md"
-    first, deployed = re.findall(r"^```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    first, ranged, deployed = re.findall(
+        r"^```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     assert [pool.replicas for pool in ClusterFile.of(yaml.safe_load(first)).pools] == [3]
+    found = ClusterFile.of(yaml.safe_load(ranged))
+    assert [(pool.replicas, pool.autoscale) for pool in found.pools] == [(1, ScaleRange(0, 4, 60, 600))]
+    assert ClusterFile.of(found.plain()) == found
     module, _, name = yaml.safe_load(deployed)["applications"][0]["import_path"].partition(":")
     source = Path(__file__).parents[2].joinpath("src", *module.split(".")).with_suffix(".py")
     assert f"def {name}(" in source.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"autoscale": {"most": 0}}, r"models\.tiny: autoscale: expected"),
+        ({"autoscale": {"mosst": 2}}, "did you mean 'most'"),
+        ({"autoscale": 3}, "expected names with values"),
+        ({"adapters": {"law": 3}}, "expected names with paths"),
+    ],
+)
+def test_ranges_and_adapters_are_checked(wrong: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        ClusterFile.of({"models": {"tiny": {"model": "smollm2-135m", **wrong}}})
 
 
 def test_the_example_for_kubernetes_has_a_cluster_file() -> None:

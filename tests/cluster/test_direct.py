@@ -145,6 +145,25 @@ def test_another_process_at_the_place_is_found_out() -> None:
     served(work)
 
 
+@pytest.mark.parametrize("sent", [b"{]\n", b"[1]\n", b'{"number": []}\n', b'{"piece": 1}\n', b'{"number": 0, "pie'])
+def test_lines_that_are_none_end_the_connection(sent: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(sent)
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        calls = Calls(*await asyncio.open_connection(*server.sockets[0].getsockname()), "the replica one")
+        with pytest.raises(ReplicaLostError, match="the replica one has ended"):
+            await asyncio.wait_for(calls.describe(), 10)
+        assert calls.is_lost
+        await calls.close()
+        server.close()
+
+    asyncio.run(run())
+
+
 def test_a_place_is_checked() -> None:
     for wrong in ({}, {"host": 1, "port": 2, "secret": "0" * 64}, {"host": "a", "port": 1, "secret": "short"}):
         with pytest.raises(RequestError, match="one version"):

@@ -25,7 +25,7 @@ IDLE_S = 1.0
 
 
 def test_a_model_without_replicas_starts_one_and_ends_it_when_idle(tmp_path: Path) -> None:
-    folder = make_tiny_folder(tmp_path, "llama")
+    folder = make_tiny_folder(tmp_path, "llama", max_position_embeddings=512)
     members = ProcessMembers("tiny", str(folder), 0, OPTIONS)
     pool, loop = open_pool("tiny", str(folder), members, 512, ScaleRange(0, 2, calm_s=IDLE_S, idle_s=IDLE_S))
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from adapter_files import write_adapter
 from miaotui.backends.options import EngineOptions
 from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_loop import open_pool
@@ -23,7 +24,7 @@ from miaotui.engine.grammar.source import from_schema
 from miaotui.engine.reading import readers
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.request import RequestOptions
-from miaotui.errors import DeadlineUnattainableError, OverloadedError, RefusedError, RequestError
+from miaotui.errors import DeadlineUnattainableError, MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.types import Completion, Deadline, SamplingParams
 from tiny_models import make_tiny_folder
@@ -207,6 +208,44 @@ def test_cancelled_and_refused_requests_leave_nothing_behind(cluster: Cluster) -
         loop.submit(PROMPTS[0], SamplingParams(prompt_logprobs=1))
     assert_nothing_is_left(pool, loop)
     assert request.finish_reason == "cancelled"
+
+
+def test_adapters_are_in_all_replicas_or_in_none(cluster: Cluster, tmp_path: Path) -> None:
+    """Answers through an adapter are those of one engine with it, also after a death; a new replica loads it too."""
+    pool, loop, members, folder = cluster
+    assert pool.wait(2, 120)
+    path = write_adapter(tmp_path, 1)
+    with pytest.raises(MiaotuiError, match="nowhere"):
+        loop.adapters.load("law", tmp_path / "nowhere")
+    assert not loop.adapters
+    adapter = loop.adapters.load("law", path)
+    with pytest.raises(RequestError, match="loaded already"):
+        loop.adapters.load("law", path)
+    with pytest.raises(RequestError, match="no adapter 'lore'"):
+        loop.submit(PROMPTS[0], PARAMS[0], RequestOptions(adapter="lore"))
+    one = open_model(folder, ModelOptions(EngineOptions(threads=1, context=2048), speculate=False))
+    try:
+        held = one.adapters.load("law", path)
+        assert held.digest == adapter.digest
+        (wanted,) = readers.whole(one, lambda: iter([one.submit(PROMPTS[0], PARAMS[0], RequestOptions(adapter=held))]))
+    finally:
+        one.close()
+    for _ in range(MOST_RUNS):
+        request, killed = loop.submit(PROMPTS[0], PARAMS[0], RequestOptions(adapter=adapter)), False
+        while not request.is_over:
+            if request.token_ids and not killed:
+                killed = kill_busiest(pool, members)
+            time.sleep(0.001)
+        assert request.completion().token_ids == wanted.token_ids
+        loop.leave(request)
+        assert pool.wait(2, 120)
+        if killed:
+            break
+    assert killed
+    loop.adapters.unload("law")
+    with pytest.raises(RequestError, match="no adapter 'law'"):
+        loop.submit(PROMPTS[0], PARAMS[0], RequestOptions(adapter="law"))
+    assert_nothing_is_left(pool, loop)
 
 
 def test_a_replica_with_another_file_may_not_join(cluster: Cluster, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Replicas of models that restore masked tokens: they promise nothing, and an answer begins anew where one dies."""
+"""Replicas of models that restore masked tokens: they promise, and an answer begins anew where one dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from miaotui.cluster.pool_loop import open_pool
 from miaotui.cluster.transport.process_channel import ProcessMembers
 from miaotui.engine.reading import readers
 from miaotui.engine.request import RequestOptions
-from miaotui.errors import RequestError
+from miaotui.errors import DeadlineUnattainableError
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.types import Deadline, SamplingParams
 from tiny_masked import make_masked_folder
@@ -38,9 +38,14 @@ def test_masked_models_answer_and_survive_a_death(tmp_path: Path) -> None:
     pool, loop = open_pool("masked", str(folder), members, context)
     try:
         assert pool.wait(2, 120), pool.refused
-        assert not loop.can_promise
-        with pytest.raises(RequestError, match="has no promises"):
-            loop.submit(prompt, PARAMS, RequestOptions(deadline=Deadline(total_ms=60_000)))
+        assert loop.can_promise
+        with pytest.raises(DeadlineUnattainableError, match="no replica is done"):
+            loop.submit(prompt, PARAMS, RequestOptions(deadline=Deadline(total_ms=1)))
+        ample = RequestOptions(deadline=Deadline(total_ms=60_000))
+        (kept,) = readers.whole(loop, lambda: iter([loop.submit(prompt, PARAMS, ample)]))
+        assert kept.token_ids == wanted.token_ids
+        assert kept.promise is not None
+        assert kept.promise.met is True
         request, killed = loop.submit(prompt, PARAMS), False
         end_s = time.monotonic() + 60
         while not request.is_over and time.monotonic() < end_s:

@@ -30,6 +30,7 @@ ASKED = RemoteRequest(
     passages=((7, 8), ()),
     deadline=Deadline(total_ms=100, on_late="shorten"),
     spent_ms=3.25,
+    adapter=("law", "a" * 64),
     constraint={"grammar": "start: /a+/", "kind": "made"},
 )
 DESCRIBED = {"protocol": 1, "miaotui": "0.1.0", "digest": "a" * 64, "computes": ["cpu", ["q8"]], "context": 512}

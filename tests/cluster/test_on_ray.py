@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from raylets import cluster_of, in_flight, is_ready, kill_busiest, leave_early, raylets, stream, whole
 
+from miaotui.errors import RequestError
 from tiny_models import make_tiny_folder
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'miaotui[cluster]'")
@@ -104,4 +105,26 @@ def test_nothing_is_lost_while_replicas_come_and_go(tmp_path: Path) -> None:
             time.sleep(0.2)
         assert left == 0
         assert run.state(address)["running"] == 0
+        run.down(address)
+
+
+def test_the_last_replica_ends_when_idle_and_a_request_starts_one(tmp_path: Path) -> None:
+    from miaotui.cluster.on_ray import run  # noqa: PLC0415  (imports Ray)
+
+    folder = make_tiny_folder(tmp_path, "llama", max_position_embeddings=2048)
+    body = {**BODY, "max_tokens": 40, "seed": 1}
+    with raylets(1) as address:
+        cluster = cluster_of(folder, address, replicas=1, autoscale={"least": 0, "most": 1, "calm_s": 1, "idle_s": 2})
+        run.up(cluster)
+        wanted = stream(cluster.port, body)
+        assert wanted["reasons"] == ["length"]
+        with pytest.raises(RequestError, match="has `autoscale`"):
+            run.scale(address, {"tiny": 1})
+        end_s = time.monotonic() + 60
+        while run.state(address)["pools"]["tiny"]["replicas"] and time.monotonic() < end_s:
+            time.sleep(0.2)
+        assert run.state(address)["pools"]["tiny"]["replicas"] == {}
+        assert is_ready(cluster.port)
+        assert stream(cluster.port, body) == wanted
+        assert len(run.state(address)["pools"]["tiny"]["replicas"]) == 1
         run.down(address)

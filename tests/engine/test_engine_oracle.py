@@ -225,7 +225,7 @@ def test_heads_of_any_size_give_equal_bytes_in_any_batch(dim: int, rotated: int,
     assert_equal_bytes(config, pack_tiny(config, tmp_path))
 
 
-@pytest.mark.parametrize("variant", ["gemma3n", "gemma4", "baichuan-13b"])
+@pytest.mark.parametrize("variant", ["gemma3n", "gemma4", "gemma4-moe", "baichuan-13b"])
 def test_parts_of_single_layers_give_equal_bytes_in_any_batch(variant: str, tmp_path: Path) -> None:
     assert_equal_bytes(*packed_variant(variant, tmp_path, Format.Q8))
 

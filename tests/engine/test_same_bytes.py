@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,10 +48,10 @@ def mixed_asks(vocab_size: int, max_tokens: int, stem: Sequence[int] = ()) -> li
     return asks
 
 
-RARE = [pytest.param(variant, marks=pytest.mark.slow) for variant in ("deepseek-v3", "gemma3n", "gemma4-int8")]
+LATENT = pytest.param("deepseek-v3", marks=pytest.mark.slow)
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4", "qwen2-moe", *RARE])
+@pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4", "qwen2-moe", LATENT])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     variant, form = request.param, ""
@@ -182,3 +183,13 @@ def test_the_real_model_says_the_same_with_drafts(real: Case, kind: str) -> None
     recorder = real.recorder(threads=2)
     drafter = drafter_of(real.alone, kind)
     assert_same(recorder.answers(real.asks, drafter=drafter), real.alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["gemma3n", "gemma4-moe"])
+def test_with_parts_that_only_some_layers_have(variant: str, tmp_path: Path) -> None:
+    """Streams, inputs of layers, shared keys and sparse gates; experts beside the feed-forward part."""
+    case = Case(make_tiny_folder(tmp_path, variant), settings_in(tmp_path), mixed_asks(320, 12)[:8])
+    assert_same(case.recorder(threads=2, chunk_size=7, kv_tokens=192).answers(case.asks), case.alone)
+    drafts = drafter_of(case.alone, "half")
+    assert_same(case.recorder(reuse_prefix=True).answers(case.asks[:4], drafter=drafts), case.alone[:4])

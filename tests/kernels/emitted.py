@@ -20,7 +20,7 @@ from miaotui.kernels.runtime.simd import F32, I64, Emitter
 
 Emit = Callable[..., Any]
 _LLVM = {"i": I64, "f": F32}
-_C = {"i": ctypes.c_int64, "f": ctypes.c_float}
+_C: Mapping[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_float}
 _alive: list[Any] = []  # engines own the code
 
 
@@ -108,7 +108,7 @@ def compiled_here(functions: Mapping[str, tuple[Emit, str]], target: Target) -> 
     engine.finalize_object()
     _alive.append(engine)
     return {
-        name: ctypes.CFUNCTYPE(None, *[_C[letter] for letter in letters])(engine.get_function_address(name))
+        name: ctypes.CFUNCTYPE(None, *(_C[letter] for letter in letters))(engine.get_function_address(name))
         for name, (_, letters) in functions.items()
     }
 

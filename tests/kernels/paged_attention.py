@@ -20,6 +20,7 @@ from miaotui.kernels.reference import Bytes, Floats, Views
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.ops import float_field
 from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes, aligned_int64
+from miaotui.model.alibi import alibi_slopes
 
 POSITIONS = 128
 EPS = 1e-6
@@ -38,6 +39,8 @@ class Kind:
     cap: float = 0.0
     int8: bool = False
     normed: bool = False
+    biased: bool = False  # scores fall with distance
+    values_normed: bool = False
 
     @property
     def heads(self) -> int:
@@ -105,6 +108,7 @@ class Cache:
         self.data = aligned_bytes(self.n_pages * self.stride)
         self._cos, self._sin = kind.angles()
         self._norms = kind.norms()
+        self._slopes, self._ones = alibi_slopes(kind.heads), np.ones(kind.dim, np.float32)
 
     def pages(self) -> NDArray[np.uint8]:
         """The pages' bytes ``[pages, heads, bytes]``; what lies between them is untouched."""
@@ -121,7 +125,7 @@ class Cache:
         out = Quantized(len(rows), kind.heads * kind.dim)
         suffix = "int8" if kind.int8 else "f16"
         names = ["kv_copy", f"kv_store_{suffix}"]
-        names.append(f"attention_{suffix}{'_capped' if kind.cap else ''}")
+        names.append(f"attention_{suffix}{'_biased' if kind.biased else '_capped' if kind.cap else ''}")
         fields = self._fields(source, out)
         tables = _tables(rows, blocks, copies)
         run = {name: address_of(table) for name, table in tables.items()} | {
@@ -158,6 +162,8 @@ class Cache:
             att.QUERY_NORM: query_norm,
             att.KEY_NORM: key_norm,
             att.NORM_EPS: float_field(EPS),
+            att.SLOPES: address_of(self._slopes) if kind.biased else 0,
+            att.VALUE_NORM: address_of(self._ones) if kind.values_normed else 0,
             att.SCALE: float_field(kind.scale),
             att.WINDOW: kind.window,
             att.CAP: float_field(kind.cap),
@@ -224,10 +230,13 @@ def expected(kind: Kind, tokens: Floats, ends: Sequence[int] | None = None) -> B
     for head in range(kind.kv_heads):
         keys = turned(kind, heads[:, kind.heads + head], positions, norms[1], 1.0)
         values = heads[:, kind.heads + kind.kv_heads + head]
+        if kind.values_normed:
+            values = reference.norm_head(values, np.ones(kind.dim, np.float32), EPS)
         for query in range(head * kind.group, (head + 1) * kind.group):
             queries = turned(kind, heads[:, query], positions, norms[0], kind.scale)
             stored = (_stored(kind, keys), _stored(kind, values))
-            outputs.append(reference.attention(queries, *stored, views, kind.cap))
+            slope = float(alibi_slopes(kind.heads)[query]) if kind.biased else 0.0
+            outputs.append(reference.attention(queries, *stored, views, kind.cap, slope))
     return reference.quantize(np.concatenate(outputs, axis=1))
 
 

@@ -88,6 +88,12 @@ def test_normed_queries_and_keys(int8: bool) -> None:
     check(Kind(dim=128, normed=True, int8=int8), 19)
 
 
+@pytest.mark.parametrize("int8", [False, True])
+def test_scores_that_fall_with_distance_and_normed_values(int8: bool) -> None:
+    check(Kind(kv_heads=3, dim=32, rotated=0, biased=True, int8=int8), 37)
+    check(Kind(dim=64, normed=True, values_normed=True, int8=int8), 19)
+
+
 @pytest.mark.parametrize("threads", [2, 3, 4])
 def test_threads_share_the_heads(threads: int) -> None:
     kind = Kind(kv_heads=3, dim=32)

@@ -90,10 +90,13 @@ HF_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3n", {"hidden_size_per_layer_input": 40}, "inputs of 40 values"),
     ("gemma3n", {"hidden_size_per_layer_input": 0}, "without layer inputs"),
     ("gemma3n", {"intermediate_size": [96, 96]}, "ffn_size"),
-    ("gemma4", {"enable_moe_block": True}, "experts beside its feed-forward layers"),
+    ("gemma4", {"enable_moe_block": True}, "number of experts"),
+    ("gemma4-moe", {"top_k_experts": 9}, "number of chosen experts|top_k_experts"),
+    ("gemma4-moe", {"moe_intermediate_size": 40}, "expert width is 40"),
     ("gemma4", {"global_head_dim": 1 << 20}, "global_head_dim"),
     ("gemma4", {"per_layer_config": {"1": {"head_dim": 64, "num_key_value_heads": 0}}}, "num_key_value_heads"),
     ("gemma4", {"use_bidirectional_attention": "all"}, "bidirectional"),
+    ("gemma4", {"text_config": {}, "model_type": "gemma4_unified"}, "lacks"),
 ]
 
 
@@ -106,7 +109,7 @@ def test_nonsense_in_a_configuration_is_refused(variant: str, changes: dict[str,
 GGUF_FAULTS: list[tuple[str, str, Any, str]] = [
     ("gemma3n", "altup.active_idx", np.uint32(2), "computes stream 2 of several"),
     ("gemma3n", "activation_sparsity_scale", np.float32([1, 2]), "activation_sparsity_scale"),
-    ("gemma4", "expert_count", np.uint32(128), "a mixture of experts"),
+    ("gemma4", "expert_count", np.uint32(128), "expert_used_count"),
     ("gemma4", "attention.head_count_kv", np.int32([1, 2]), "n_kv_heads"),
     ("gemma4", "attention.shared_kv_layers", np.uint32(7), "shared keys"),
     ("gemma4", "attention.key_length_swa", np.uint32(0), "key_length_swa"),

@@ -34,13 +34,13 @@ TOLERANCE = 2e-4  # of the largest logit
 pytestmark = pytest.mark.compare
 
 
-def random_model(variant: str, seed: int) -> Any:
+def random_model(variant: str, seed: int, values: dict[str, Any] | None = None) -> Any:
     """A transformers model with random weights everywhere, norms and biases too."""
     import torch  # noqa: PLC0415  (only these tests have it)
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
     torch.manual_seed(seed)
-    values = tiny_values(variant) | STANDS_FOR.get(variant, {})
+    values = dict(values or tiny_values(variant) | STANDS_FOR.get(variant, {}))
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     gemma = variant.startswith(("gemma2", "gemma3")) and variant != "gemma3n"
@@ -136,3 +136,24 @@ def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
         state = state[0].numpy() / RESIDUAL.get(variant, 1.0)
         difference = oracle.hidden_states(tokens)[layer][:, : state.shape[1]] - state
         assert np.abs(difference).max() <= TOLERANCE * np.abs(state).max()
+
+
+@pytest.mark.parametrize("name", ["gemma4_unified_text", "gemma4_text"])
+def test_the_larger_models_of_gemma_4_equal_transformers(name: str, tmp_path: Path) -> None:
+    """Without inputs of layers; keys of layers without a window are their values as well."""
+    import torch  # noqa: PLC0415
+
+    others = {"per_layer_config", "vocab_size_per_layer_input", "use_double_wide_mlp", "hidden_size_per_layer_input"}
+    values = {key: value for key, value in tiny_values("gemma4").items() if key not in others}
+    values |= {"model_type": name, "num_kv_shared_layers": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
+    if name == "gemma4_text":
+        values |= {"hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision"}
+    model = random_model("gemma4", 5, values)
+    model.save_pretrained(tmp_path)
+    tokens = np.random.default_rng(4).integers(0, 320, N_TOKENS).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0].numpy()
+    with open_model(tmp_path) as files:
+        assert files.config.layer_inputs is None
+        found = Oracle(files.config, files.tensors).logits(tokens)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()

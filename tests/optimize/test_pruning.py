@@ -135,6 +135,10 @@ def test_a_shape_that_does_not_fit_is_refused(counts: tuple[int | None, int | No
 def test_models_whose_parts_cannot_be_left_out_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="choose layers"):
         require_shape(tiny_config("mixtral"), None, 1, None)
+    with pytest.raises(UnsupportedModelError, match="told by its number of layers"):
+        require_shape(tiny_config("baichuan-13b"), 2, None, None)
+    with pytest.raises(UnsupportedModelError, match="plain attention"):
+        require_shape(tiny_config("baichuan-13b"), None, 2, None)
     with open_source(make_tiny_gguf(tmp_path, "gemma3")) as source:
         shape = PrunedShape(whole_shape(source.config).layers[1:], source.config.n_kv_heads, source.config.ffn_size)
         with pytest.raises(UnsupportedModelError, match="kind follows from their number"):

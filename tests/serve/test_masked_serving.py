@@ -1,4 +1,4 @@
-"""A model that restores masked tokens, served: the same routes, streams, usage and cancellation; no deadlines."""
+"""A model that restores masked tokens, served: the same routes, streams, usage, cancellation and promises."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MORE: dict[str, Any] = {"max_tokens": 24, "temperature": 0}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("masked-serving")
-    default = ServeSettings(deadline_s=5)  # for models that can promise
+    default = ServeSettings(deadline_s=5)  # ample for such a model
     with serving({"masked": make_masked_folder(folder, "bd3lm")}, settings_in(folder), serve=default) as running:
         yield running
 
@@ -59,7 +59,6 @@ def test_a_client_that_leaves_frees_its_place(server: Serving) -> None:
     ("wrong", "words"),
     [
         ({"answer_token_ids": [5, 6]}, "in order"),
-        ({"deadline_ms": 500}, "promises"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logprobs": True}, "logprobs"),
     ],
@@ -71,6 +70,23 @@ def test_what_it_cannot_do_is_refused_by_name(server: Serving, wrong: dict[str, 
     assert words in response.json()["error"]["message"]
 
 
-def test_operations_know_models_without_promises(server: Serving) -> None:
+def test_deadlines_are_kept_or_refused_at_once(server: Serving) -> None:
+    url, body = f"{server.url}/v1/chat/completions", {"model": "masked", "messages": SAID, **MORE}
+    kept = httpx.post(url, json=body, timeout=60).json()
+    assert kept["deadline"]["asked_ms"] == 5000  # the server's own
+    assert kept["deadline"]["met"] is True
+    refused = httpx.post(url, json={**body, "deadline_ms": 1}, timeout=60)
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"]
+    assert "would take" in refused.json()["error"]["message"]
+    asked = httpx.post(f"{server.url}/v1/promise", json={**body, "deadline_ms": 5000}, timeout=60).json()
+    assert asked["fits"] is True
+    assert 0 < asked["predicted_ms"] < 5000
+    least = asked["predicted_ms"]
+    tight = httpx.post(f"{server.url}/v1/promise", json={**body, "deadline_ms": least / 2}, timeout=60).json()
+    assert tight["fits"] is False
+
+
+def test_operations_show_its_promises(server: Serving) -> None:
     for path in ("/health", "/ready", "/metrics", "/v1/models"):
         assert httpx.get(f"{server.url}{path}", timeout=60).status_code == 200, path

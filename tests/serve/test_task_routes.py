@@ -263,6 +263,22 @@ def test_summaries(server: Serving) -> None:
     assert "words" in refused(server, "/v1/tasks/summarize", texts=[NEWS], words=0)["message"]
 
 
+def test_corrections(server: Serving) -> None:
+    given = ["The the cat sat.", "", 7]
+    found = post(server, "/v1/tasks/correct", texts=given, deadline_ms=60_000)
+    whole, empty, wrong = found["data"]
+    assert found["model"] == whole["model"] == "tiny"
+    text = given[0]
+    for edit in reversed(whole["edits"]):
+        assert text[edit["start"] : edit["end"]] == edit["before"]
+        text = text[: edit["start"]] + edit["after"] + text[edit["end"] :]
+    assert text == whole["text"]
+    assert empty["text"] is wrong["text"] is None
+    assert "texts[1]" in empty["error"]
+    assert "texts[2]" in wrong["error"]
+    assert found["deadline"]["asked_ms"] == 60_000
+
+
 def test_similar_texts_and_groups(server: Serving, encoder: Encoder) -> None:
     found = post(server, "/v1/tasks/similar", queries=["the cat", ""], texts=TEXTS, top=2)
     ours = similar(["the cat", ""], TEXTS, top=2, model=encoder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from test_head import LAYER, WIDTH, arrays_that_look, look_back, matrix, normed,
 
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
+from miaotui.errors import RequestError
 from miaotui.hub.resolve import resolve
 from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
-from miaotui.model.draft_head.weights import load_head, write_head
+from miaotui.model.draft_head.weights import MASKS, load_head, write_head
 from miaotui.runtime import load_model
 from miaotui.speculation.train.cell import Cell, product_dtype
 from miaotui.speculation.train.corpus import Corpus, Memory, collect
+from miaotui.speculation.train.kept import KeptTraining, corpus_arrays, corpus_of, joined
 from miaotui.speculation.train.prompt_seeds import LONGEST, MOST_TEXTS, SHORTEST, quoting
 from miaotui.speculation.train.trainer import Recipe, train
 from tiny_engine import open_parts, settings_in
@@ -178,3 +181,56 @@ def test_a_real_model_writes_its_own_corpus(tmp_path: Path) -> None:
     head = load_head(tmp_path / "head.safetensors", loaded.parts.backend.weights, loaded.config.tied_head)
     assert head._asdict()["tokens"].tolist() == np.unique(corpus.tokens).tolist()
     loaded.parts.backend.close()
+
+
+@pytest.mark.compare
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_run_in_slices_ends_like_a_whole_one(tmp_path: Path, masks: bool) -> None:
+    corpus, embedding = secretive()
+    looking = AttentionSpec(2, 16, 0.25, np.zeros(0, np.float32), 1.0, np.zeros((32, HIDDEN), np.float32))
+    recipe = Recipe(tokens=VOCABULARY, width=32, steps=4, masks=masks)
+    whole = train(corpus, embedding, embedding, recipe, attention=looking)
+    assert whole is not None
+    assert ("masks" in whole) == masks
+    path, slices = tmp_path / "run.safetensors", 0
+    while True:
+        kept = KeptTraining(path, time.monotonic() + 0.01, repr(recipe))
+        found = train(corpus, embedding, embedding, recipe, attention=looking, kept=kept)
+        if found is not None:
+            break
+        slices += 1
+    assert slices > 1
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+    other = KeptTraining(path, 0.0, "another")
+    with pytest.raises(RequestError, match="another folder"):
+        train(corpus, embedding, embedding, recipe, attention=looking, kept=other)
+
+
+@pytest.mark.compare
+def test_a_block_of_masks_is_learned() -> None:
+    """Where the next token says all that follows, masks restore it; the seed of the language is what they see."""
+    corpus, embedding = secretive()
+    losses: list[float] = []
+    recipe = Recipe(tokens=VOCABULARY, width=64, steps=60, masks=True)
+    arrays = train(corpus, embedding, embedding, recipe, lambda _, loss: losses.append(loss))
+    assert arrays is not None
+    assert arrays["masks"].shape == (MASKS, HIDDEN)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_parts_of_a_corpus_are_kept_and_joined(tmp_path: Path) -> None:
+    corpus, _ = secretive()
+    arrays = corpus_arrays(corpus)
+    again = corpus_of(arrays)
+    both = joined([again, corpus])
+    assert len(both.tokens) == 2 * len(corpus.tokens)
+    assert both.memory is not None
+    assert corpus.memory is not None
+    for text in range(TEXTS):
+        for first in (0, TEXTS):
+            begin, end = both.starts[first + text], both.starts[first + text + 1]
+            own = slice(corpus.starts[text], corpus.starts[text + 1])
+            assert np.array_equal(both.tokens[begin:end], corpus.tokens[own])
+            begin, end = both.memory.begins[first + text], both.memory.begins[first + text + 1]
+            own = slice(corpus.memory.begins[text], corpus.memory.begins[text + 1])
+            assert np.array_equal(both.memory.found[begin:end], corpus.memory.found[own])

@@ -203,3 +203,11 @@ def test_unknown_decoder(tmp_path: Path) -> None:
     tokenizer.decoder = decoders.CTC()
     with pytest.raises(UnsupportedModelError, match="CTC"):
         from_folder(folder_of(tmp_path, tokenizer))
+
+
+def test_a_folder_without_tokenizer_json_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="get it from where the model came from"):
+        load_tokenizer(None, tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"SentencePiece")
+    with pytest.raises(ModelNotFoundError, match="make a GGUF file of the model"):
+        load_tokenizer(None, tmp_path)

@@ -16,7 +16,11 @@ export function usePrediction(text: string, options: ChatOptions): PromiseAnswer
   useEffect(() => {
     if (!text.trim() || text.length > MOST_CHARACTERS) return setFound(null);
     const controller = new AbortController();
-    const timer = setTimeout(() => void ask(text, options, controller.signal).then(setFound), WAIT_MS);
+    const look = async (): Promise<void> => {
+      const next = await ask(text, options, controller.signal);
+      if (!controller.signal.aborted) setFound(next);
+    };
+    const timer = setTimeout(() => void look(), WAIT_MS);
     return () => {
       clearTimeout(timer);
       controller.abort();

@@ -3,7 +3,7 @@ import type { VNode } from "preact";
 import { useRef, useState } from "preact/hooks";
 import { seconds, t, type TextName } from "../i18n";
 import { eventsOf } from "../server/events";
-import { request, requestJson, streamError } from "../server/http";
+import { request, requestJson, ServerError, streamError } from "../server/http";
 import { describe } from "../ui/failures";
 import { Passage } from "./passage";
 import { Hits, type SearchHit } from "./search";
@@ -45,42 +45,51 @@ export function Ask({ index }: { index: string }): VNode {
   const [problem, setProblem] = useState("");
   const [opened, setOpened] = useState<Citation | null>(null);
   const [hits, setHits] = useState<SearchHit[] | null>(null);
+  const [asked, setAsked] = useState(index); // the index that answer and hits are of
   const running = useRef<AbortController | null>(null);
-  const ask = async (event: SubmitEvent): Promise<void> => {
-    event.preventDefault();
+  /** Leave what was asked before; what it still brings is shown no more. */
+  const begin = (): AbortSignal => {
     running.current?.abort();
-    const controller = new AbortController();
-    running.current = controller;
+    running.current = new AbortController();
+    setAsked(index);
     setAnswer(null);
     setHits(null);
     setProblem("");
+    setComing("");
+    return running.current.signal;
+  };
+  const ask = async (event: SubmitEvent): Promise<void> => {
+    event.preventDefault();
+    const signal = begin();
     setComing("…");
+    let text = "";
     try {
       const body = { index, question, stream: true, deadline_ms: 10_000 };
-      const response = await request("v1/answer", { body, signal: controller.signal });
-      let text = "";
+      const response = await request("v1/answer", { body, signal });
+      let isWhole = false;
       for await (const each of eventsOf<Event>(response)) {
+        if (signal.aborted) return;
+        isWhole ||= each.object === "answer";
         if (each.object === "answer") setAnswer(each);
         else if (each.object === "answer.piece") setComing((text += each.text));
         else throw streamError(each.error);
       }
+      if (!isWhole) throw new ServerError(0, { message: "the stream broke off" });
     } catch (error) {
-      if (!controller.signal.aborted) setProblem(describe(error));
-    } finally {
-      setComing("");
+      if (signal.aborted) return;
+      setComing(text); // what came stays
+      setProblem(describe(error));
     }
   };
   const search = async (): Promise<void> => {
-    running.current?.abort();
-    setAnswer(null);
-    setHits(null);
-    setProblem("");
+    const signal = begin();
     try {
       const body = { query: question, limit: MOST_HITS, plain: true, explain: true };
       const path = `v1/indexes/${encodeURIComponent(index)}/search`;
-      setHits((await requestJson<{ data: SearchHit[] }>(path, { body })).data);
+      const { data } = await requestJson<{ data: SearchHit[] }>(path, { body, signal });
+      if (!signal.aborted) setHits(data);
     } catch (error) {
-      setProblem(describe(error));
+      if (!signal.aborted) setProblem(describe(error));
     }
   };
   return (
@@ -104,7 +113,7 @@ export function Ask({ index }: { index: string }): VNode {
         {answer && <AnswerView answer={answer} onOpen={setOpened} />}
         {hits && <Hits hits={hits} onOpen={setOpened} />}
       </div>
-      {opened && <Passage index={index} citation={opened} onClose={() => setOpened(null)} />}
+      {opened && <Passage index={asked} citation={opened} onClose={() => setOpened(null)} />}
     </section>
   );
 }

@@ -2,7 +2,7 @@
 import type { VNode } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { t } from "../i18n";
-import { requestJson, ServerError } from "../server/http";
+import { needsKey, requestJson, ServerError } from "../server/http";
 import { describe } from "../ui/failures";
 import { say } from "../ui/notices";
 
@@ -20,16 +20,20 @@ const LEVELS = ["debug", "info", "warning", "error"];
 export function Controls(): VNode {
   const [state, setState] = useState<State | null>(null);
   const [problem, setProblem] = useState("");
+  const asksForKey = needsKey.value;
   useEffect(() => {
+    if (asksForKey) return; // asked again with the key
+    setProblem("");
     requestJson<State>("v1/admin")
       .then(setState)
       .catch((error: unknown) => setProblem(error instanceof ServerError && error.status === 403 ? t("no-admin") : describe(error)));
-  }, []);
+  }, [asksForKey]);
   const change = async (changes: Partial<State>): Promise<void> => {
     try {
       setState(await requestJson<State>("v1/admin", { body: changes }));
       say(t("changed"));
     } catch (error) {
+      setState((now) => now && { ...now }); // what was pressed is not what is
       say(describe(error));
     }
   };

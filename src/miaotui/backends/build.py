@@ -10,6 +10,7 @@ from pathlib import Path
 from miaotui.backends.backend import Sampling
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.config import Settings
+from miaotui.errors import RequestError
 from miaotui.libraries import missing, need
 from miaotui.model.config import ModelConfig
 from miaotui.types import Progress
@@ -26,6 +27,8 @@ def build_backend(
         from miaotui.backends.reference.build import build as build_reference  # noqa: PLC0415  (only the chosen one)
 
         return build_reference(path, options)
+    if options.backend == "openvino":
+        raise RequestError("OpenVINO is an engine of its own: open the model with miaotui.load or miaotui serve")
     if options.backend == "jax":
         need("jax")
         from miaotui.backends.jax.build import build as build_jax  # noqa: PLC0415  (only the chosen one)

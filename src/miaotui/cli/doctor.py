@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from miaotui.cli.advice.backends import BackendChoice, backend_choices
 from miaotui.cli.advice.choice import ANSWER_TOKENS, CHINESE, ENGLISH, advised, best_estimate
 from miaotui.cli.advice.choice import PROMPT_TOKENS as ADVICE_PROMPT
 from miaotui.cli.advice.machine_speeds import Speeds, keep_speeds
@@ -22,6 +23,7 @@ from miaotui.cli.output.tables import show_tables
 from miaotui.config import Settings, format_size
 from miaotui.hub.catalog import CatalogModel
 from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.platform.accelerators import Accelerator, read_accelerators
 from miaotui.kernels.platform.cpu import Cpu, probe
 
 if TYPE_CHECKING:
@@ -34,11 +36,15 @@ def doctor(parsed: argparse.Namespace) -> int:
     speeds = measure(cpu.team_size)
     keep_speeds(speeds[-1], cpu, Settings.from_env())
     table = forecasts(speeds[-1], cpu.memory_bytes)
+    choices, devices = backend_choices(prove=parsed.prove), read_accelerators()
     named = {code: advised(code, speeds[-1], cpu.memory_bytes) for code in (ENGLISH, CHINESE)}
     if parsed.json:
-        print(json.dumps(as_json(cpu, speeds, table, named), indent=2))
+        report = as_json(cpu, speeds, table, named)
+        found = {"accelerators": list(map(asdict, devices)), "backends": list(map(asdict, choices))}
+        print(json.dumps(report | found, indent=2))
     else:
         print_report(cpu, speeds, table)
+        print_backends(devices, choices)
         print_advice(named, speeds[-1], cpu.memory_bytes)
     return 0
 
@@ -85,6 +91,17 @@ def print_report(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ..
     """Print the report as two tables and a note."""
     note = messages.DOCTOR_NOTE(prompt=PROMPT_TOKENS, context=CONTEXT_TOKENS, overhead=format_size(OVERHEAD_BYTES))
     show_tables(_facts(cpu, speeds), _models(table), note)
+
+
+def print_backends(devices: Sequence[Accelerator], choices: Sequence[BackendChoice]) -> None:
+    """Print the devices besides the processor, and the backends with what was shown for them."""
+    listed = ", ".join(f"{each.vendor} {each.kind} ({each.identifier})" for each in devices) or messages.NONE()
+    print(messages.ACCELERATORS(devices=listed))
+    for each in choices:
+        proof = "; ".join(f"{platform}: {level}" for platform, level in each.levels.items())
+        note = each.remedy or proof
+        name = messages.IN_USE(name=each.name) if each.is_default else f"--backend {each.name}"
+        print(messages.BACKEND(name=name) + (f"  {note}" if note else ""))
 
 
 def print_advice(named: Mapping[str, CatalogModel], speeds: Speeds, memory_bytes: int | None) -> None:

@@ -32,13 +32,13 @@ from miaotui.kernels.linear.formats import WANTED, Format
 from miaotui.libraries import need
 from miaotui.llm import is_seq2seq_folder
 from miaotui.model.seq2seq.opened import is_speech
-from miaotui.runtime import ModelOptions, open_model, open_seq2seq_model, open_speech_model
+from miaotui.runtime import ModelOptions, open_seq2seq_model, open_served_model, open_speech_model
 from miaotui.serve.config_file import read_config
 from miaotui.serve.http.listener import bind, url_of
 from miaotui.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from miaotui.engine.loop import EngineLoop
+    from miaotui.engine.model_loop import ModelLoop
     from miaotui.engine.seq2seq.loop import Seq2SeqLoop
     from miaotui.serve.encoders.registry import EncoderEntry
     from miaotui.serve.services import Services
@@ -143,7 +143,7 @@ def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
 class _Opened:
     """Models of a server: those that run; encoders are only looked at."""
 
-    chats: dict[str, EngineLoop] = field(default_factory=dict)
+    chats: dict[str, ModelLoop] = field(default_factory=dict)
     targets: dict[str, Seq2SeqLoop] = field(default_factory=dict)
     speech: dict[str, SpeechModel] = field(default_factory=dict)
     encoders: list[EncoderEntry] = field(default_factory=list)
@@ -168,7 +168,7 @@ def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> _Ope
                 elif is_seq2seq_folder(path):
                     opened.targets[name] = _open_targets(path, options, progress)
                 else:
-                    opened.chats[name] = open_model(path, _model_options(options), progress=progress)
+                    opened.chats[name] = open_served_model(path, _model_options(options), progress=progress)
         except BaseException as error:  # raised again in the thread that waits
             failures.append(error)
 

@@ -55,6 +55,7 @@ class PoolSpecification:
     cpus: float = 1.0  # that Ray reserves for each replica
     autoscale: ScaleRange | None = None  # None: as many as ``replicas`` until somebody scales
     digest: str | None = None  # SHA-256 that the model's files must have; None: what the ingress finds
+    adapters: Mapping[str, str] = field(default_factory=dict)  # paths by name
     options: Mapping[str, Any] = field(default_factory=dict)  # of each engine, by `ENGINE_NAMES`
 
 
@@ -143,10 +144,14 @@ def _pool(name: Any, values: Any) -> PoolSpecification:
     if not isinstance(options.get("speculate", True), bool):
         raise RequestError(f"models.{name}.speculate: expected true or false, not {options['speculate']!r}")
     scale = _range(found.get("autoscale"), f"models.{name}")
+    adapters = _mapping(found.get("adapters") or {}, f"models.{name}.adapters", None)
+    for adapter, path in adapters.items():
+        if not isinstance(adapter, str) or not isinstance(path, str) or not path:
+            raise RequestError(f"models.{name}.adapters: expected names with paths, not {adapter!r}: {path!r}")
     replicas = _count(found.get("replicas", 1), f"models.{name}.replicas", 0, MOST_REPLICAS)
     if scale is not None:
         replicas = min(max(replicas, scale.least, 1), scale.most)
-    return PoolSpecification(name, model, replicas, float(cpus), scale, digest, options)
+    return PoolSpecification(name, model, replicas, float(cpus), scale, digest, adapters, options)
 
 
 def _range(values: Any, where: str) -> ScaleRange | None:

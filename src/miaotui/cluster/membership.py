@@ -90,6 +90,7 @@ class Reports:
         curve, logits_s = latest[0]["rates"]
         self.state = RemoteState(
             promises=all(each["promises"] for each in described),
+            adapters=all(each["adapters"] for each in described),
             engines=sum(bool(each["healthy"]) for each in latest),
             running=sum(each["running"] for each in latest),
             waiting=sum(each["waiting"] for each in latest),

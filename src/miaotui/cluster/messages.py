@@ -42,6 +42,7 @@ class RemoteRequest:
     passages: Sequence[Sequence[int]] = ()
     deadline: Deadline | None = None
     spent_ms: float = 0.0  # since its arrival
+    adapter: tuple[str, str] | None = None  # its name, and the digest of its numbers
     constraint: Message | None = None  # see `engine.grammar.described`
 
     def message(self, number: int) -> Message:
@@ -56,6 +57,7 @@ class RemoteRequest:
             "params": _params_out(self.params),
             "deadline": None if self.deadline is None else asdict(self.deadline),
             "spent_ms": self.spent_ms,
+            "adapter": None if self.adapter is None else list(self.adapter),
             "constraint": self.constraint,
         }
 
@@ -79,6 +81,7 @@ class RemoteRequest:
                 passages=passages,
                 deadline=None if deadline is None else Deadline(**deadline),
                 spent_ms=max(float(message["spent_ms"]), 0.0),
+                adapter=None if message["adapter"] is None else _pair(message["adapter"]),
                 constraint=None if message["constraint"] is None else dict(message["constraint"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -144,6 +147,11 @@ def _tokens(value: Any) -> tuple[int, ...]:
         if not isinstance(token, int) or isinstance(token, bool):
             raise TypeError("expected token ids")
     return tuple(value)
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    first, second = value
+    return str(first), str(second)
 
 
 def _params_out(params: SamplingParams) -> Message:

@@ -14,14 +14,16 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+from miaotui.cluster.adapters import PoolAdapters
 from miaotui.cluster.messages import Message, RemoteRequest, error_of, logprobs_of
 from miaotui.cluster.replicas import Replicas
 from miaotui.cluster.routing.prefixes import page_hashes
 from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
 from miaotui.cluster.routing.scaling import Scaler, ScaleRange
 from miaotui.cluster.transport.channel import Members
+from miaotui.cluster.way import Way
 from miaotui.engine.grammar.described import describe
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.remote.state import RemoteState
@@ -49,26 +51,6 @@ WAIT_S = 60.0  # for a replica to come where none is left
 LIKELY = 0.5  # quantile of answer lengths that is reckoned with
 
 
-@dataclass
-class _Way:
-    """One request on its way. ``losses``: replicas that died under it."""
-
-    request: Request
-    params: SamplingParams
-    options: RequestOptions
-    ticket: Ticket
-    constraint: Message | None
-    tried: set[str] = field(default_factory=set)
-    losses: int = 0
-    refusals: int = 0
-
-    def left_s(self, limit_ms: float | None) -> float | None:
-        """Return the seconds that a limit in milliseconds leaves from now."""
-        if limit_ms is None:
-            return None
-        return limit_ms / 1e3 - (time.perf_counter() - self.request.timeline.arrived_s)
-
-
 class Pool:
     """A `Dispatcher` over the replicas of one model. ``expected`` says what they must be, see `admissible`."""
 
@@ -77,9 +59,10 @@ class Pool:
         self.resumed = 0  # answers that went on elsewhere
         self.loop: RemoteLoop | None = None
         self._router, self._lengths, self._lock = Router(), AnswerLengths(), threading.Lock()
-        self._replicas = Replicas(name, members, expected, self._router, self._lock)
-        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events = asyncio.new_event_loop()
+        self.adapters = PoolAdapters(self._events, lambda: self._replicas.channels)
+        self._replicas = Replicas(name, members, expected, self._router, self._lock, self.adapters.bring)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._scale = scale
         self._scaler = None if scale is None else Scaler(scale, time.monotonic())
         self._asked_s: float | None = None  # when a request found no replica and waits for one
@@ -128,11 +111,12 @@ class Pool:
         if self.loop is None or self._events.is_closed():
             raise OverloadedError("the server is stopping: ask again in a moment", 1.0)
         constraint = None if options.constraint is None else describe(options.constraint)
+        adapter = self.adapters.named(options.adapter)
         route = self._route(request, params, options.begun)
         with self._lock:
             ticket = self._placed(route, time.monotonic())
         request.predicted_ms = 1e3 * ticket.predicted_s
-        way = _Way(request, params, options, ticket, constraint)
+        way = Way(request, params, options, ticket, adapter, constraint)
         self._events.call_soon_threadsafe(self._start, way)
 
     def _placed(self, route: RouteRequest, now_s: float) -> Ticket:
@@ -218,13 +202,13 @@ class Pool:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._replicas.close()
 
-    def _start(self, way: _Way) -> None:
+    def _start(self, way: Way) -> None:
         number = way.request.number
         task = self._events.create_task(self._answer(way))
         self._tasks[number] = task
         task.add_done_callback(lambda _: self._stopped(way))
 
-    def _stopped(self, way: _Way) -> None:
+    def _stopped(self, way: Way) -> None:
         """End a request whose task was cancelled before it began."""
         self._tasks.pop(way.request.number, None)
         if not way.request.is_over and self.loop is not None:
@@ -236,7 +220,7 @@ class Pool:
         if task is not None:
             task.cancel()
 
-    async def _answer(self, way: _Way) -> None:
+    async def _answer(self, way: Way) -> None:
         """Bring one request to its end."""
         assert self.loop is not None, "dispatched through it"
         error: MiaotuiError | None = None
@@ -271,7 +255,7 @@ class Pool:
             self._lengths.note(len(way.request.token_ids))
         self._settle(way, "finished")
 
-    async def _attempt(self, way: _Way) -> None:
+    async def _attempt(self, way: Way) -> None:
         """Have one replica compute what is left of an answer. Raises what ends this attempt."""
         assert self.loop is not None, "dispatched through it"
         request, options = way.request, way.options
@@ -282,7 +266,15 @@ class Pool:
         prompt = request.prompt[: request.prompt_tokens - len(request.begun)]
         known = (*options.begun, *request.token_ids)
         asked = RemoteRequest(
-            prompt, way.params, request.namespace, known, options.passages, options.deadline, spent_ms, way.constraint
+            prompt,
+            way.params,
+            request.namespace,
+            known,
+            options.passages,
+            options.deadline,
+            spent_ms,
+            way.adapter,
+            way.constraint,
         )
         async with aclosing(channel.answer(asked.message(request.number))) as pieces:
             async for piece in pieces:
@@ -291,7 +283,7 @@ class Pool:
                     return
         raise ReplicaLostError(f"the replica {way.ticket.replica} stopped in the middle of an answer")
 
-    def _take(self, way: _Way, piece: Message) -> None:
+    def _take(self, way: Way, piece: Message) -> None:
         """Take one piece in. Raises the error that it carries."""
         assert self.loop is not None, "dispatched through it"
         request = way.request
@@ -313,7 +305,7 @@ class Pool:
             request.shortened |= bool(piece["shortened"])
             self.loop.finish(request, piece["end"])
 
-    async def _move(self, way: _Way, lost: EngineError) -> None:
+    async def _move(self, way: Way, lost: EngineError) -> None:
         """Choose another replica for the rest of an answer, after a replica or its engine failed; wait for one.
 
         Raises `ReplicaLostError` after too many losses, and `RefusedError` where the deadline cannot be kept any more.
@@ -333,7 +325,7 @@ class Pool:
         if self._asked_s is not None:
             self._start_s, self._asked_s = time.monotonic() - self._asked_s, None
 
-    async def _find_place(self, way: _Way, wait_s: float) -> None:
+    async def _find_place(self, way: Way, wait_s: float) -> None:
         """Wait for a replica that takes a request. Raises `RefusedError` where none comes, or none in time."""
         end_s = time.monotonic() + wait_s
         while True:
@@ -348,7 +340,7 @@ class Pool:
             else:
                 return
 
-    def _ask_another(self, way: _Way, refusal: RefusedError) -> None:
+    def _ask_another(self, way: Way, refusal: RefusedError) -> None:
         """Choose another replica after one has refused. Raises the refusal where there is none."""
         self._settle(way, "refused")
         way.refusals += 1
@@ -360,22 +352,24 @@ class Pool:
         except RefusedError:
             raise refusal from None
 
-    def _pick(self, way: _Way) -> None:
+    def _pick(self, way: Way) -> None:
         route = self._route(way.request, way.params, way.options.begun)
         with self._lock:
             way.ticket = self._router.pick(route, time.monotonic(), way.tried)
 
-    def _settle(self, way: _Way, outcome: str) -> None:
+    def _settle(self, way: Way, outcome: str) -> None:
         pages: Sequence[int] = ()
         if outcome == "finished":
-            pages = page_hashes([*way.request.prompt, *way.request.token_ids], way.request.namespace)
+            pages = page_hashes(
+                [*way.request.prompt, *way.request.token_ids], way.request.namespace, str(way.request.adapter)
+            )
         with self._lock:
             self._router.done(way.ticket, outcome, time.monotonic(), pages)  # type: ignore[arg-type]  # an `Outcome`
 
     def _route(self, request: Request, params: SamplingParams, begun: Sequence[int]) -> RouteRequest:
         """Return the parts of a request that decide where it goes, as far as it has come."""
         tokens = [*request.prompt, *request.token_ids]
-        pages = page_hashes(tokens, request.namespace)
+        pages = page_hashes(tokens, request.namespace, str(request.adapter))
         answer = max(request.ending.max_tokens - len(request.token_ids), 1)
         if params.max_tokens is None:
             likely = self._lengths.quantile(LIKELY, len(begun) + len(request.token_ids))

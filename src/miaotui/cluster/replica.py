@@ -7,6 +7,7 @@ that was begun elsewhere holds new tokens only.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import time
@@ -19,17 +20,18 @@ from typing import Any
 from miaotui.backends.options import EngineOptions
 from miaotui.cluster.messages import VERSION, Message, RemoteRequest, end_piece, error_piece, taken, tokens_piece
 from miaotui.cluster.routing.forecast import LEVELS, REFERENCE_TOKENS
+from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.grammar.described import restore
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request, RequestOptions
-from miaotui.errors import MiaotuiError
+from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.digest import model_digest
 from miaotui.hub.resolve import resolve
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.models import ObservedModel
 from miaotui.types import TokenLogprobs
 
-GATHER_S = 0.03  # two frames of a screen
+GATHER_S = 0.016  # a frame of a screen
 UNKNOWN_S = 0.01  # a token of an engine that promises nothing: only proportions matter
 READ_ROWS = 128  # of a step that reads a prompt: what the cost of a token of it is published for
 
@@ -64,6 +66,7 @@ class Replica:
             "digest": self.digest,
             "computes": [found.name, sorted(found.formats), found.kv, found.arithmetic],
             "promises": self._loop.can_promise,
+            "adapters": backend.capabilities.adapters,
             "context": engine.context,
             "width": engine.scheduler.config.max_sequences,
             "chunk_rows": engine.scheduler.config.chunk_size,
@@ -114,6 +117,29 @@ class Replica:
             "pace": 1.0,
         }
 
+    async def adapt(self, message: Mapping[str, Any]) -> Message:
+        """Load or unload an adapter; return its rank, its digest and when it was loaded, or the error."""
+        adapters = self._loop.adapters
+        try:
+            if "unload" in message:
+                await asyncio.to_thread(adapters.unload, str(message["unload"]))
+                return {}
+            path = Path(str(message["path"]))
+            found = await asyncio.to_thread(adapters.load, str(message["load"]), path)
+        except MiaotuiError as error:
+            return error_piece(error)
+        return {"adapter": [found.rank, found.digest, found.loaded_s]}
+
+    def _adapter_of(self, asked: RemoteRequest) -> LoadedAdapter | None:
+        """Return the adapter that a request names. Raises `RequestError` where it is not here, or another one."""
+        if asked.adapter is None:
+            return None
+        name, digest = asked.adapter
+        found = self._loop.adapters.get(name)
+        if found is None or found.digest != digest:
+            raise RequestError(f"the adapter {name!r} was unloaded, or replaced: load it again, or leave it out")
+        return found
+
     async def answer(self, message: Mapping[str, Any]) -> AsyncGenerator[Message, None]:
         """Yield the pieces of one answer; the last one is its end or its error. Closing it early cancels."""
         try:
@@ -124,7 +150,13 @@ class Replica:
                 constraint = restore(asked.constraint, self.model.grammars, self.model.tokenizer.token_bytes)
             begun = asked.begun if self._loop.engine.backend.capabilities.resumes else ()  # else from its beginning
             options = RequestOptions(
-                asked.namespace, constraint, asked.deadline, arrived_s, asked.passages, begun=begun
+                asked.namespace,
+                constraint,
+                asked.deadline,
+                arrived_s,
+                asked.passages,
+                begun=begun,
+                adapter=self._adapter_of(asked),
             )
             request = self.model.submit(asked.prompt, asked.params, options)
         except MiaotuiError as error:
@@ -140,7 +172,7 @@ class Replica:
     async def _pieces(self, request: Request, known: int) -> AsyncGenerator[Message, None]:
         """Yield the first token at once, then what came within `GATHER_S`, then the rest with the end.
 
-        A message costs about a millisecond of processor time on its way, more than some tokens do.
+        A message takes some tenths of a millisecond of processor time on its way, more than some tokens do.
         """
         ready = taken(request.predicted_ms, request.ending.max_tokens if request.shortened else None)
         ids: list[int] = []

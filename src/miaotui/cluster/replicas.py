@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from miaotui.cluster.membership import Reports, admissible, cost_of, load_of
@@ -26,16 +26,24 @@ LOOK_S, REPORT_S = 0.1, 0.5  # between looks at the members, and between their r
 DESCRIBED_S, REPORTED_S = 60.0, 5.0  # that a replica gets for its description, and for a report
 
 
-class Replicas:
-    """Those that a router may choose. Used in the pool's event loop; ``lock`` guards the router."""
+Bring = Callable[[Channel], Awaitable[str | None]]
 
-    def __init__(self, name: str, members: Members, expected: Message, router: Router, lock: threading.Lock) -> None:
+
+class Replicas:
+    """Those that a router may choose. Used in the pool's event loop; ``lock`` guards the router.
+
+    ``bring`` brings a new one what the others have, and returns why it may not join, None if it may.
+    """
+
+    def __init__(
+        self, name: str, members: Members, expected: Message, router: Router, lock: threading.Lock, bring: Bring
+    ) -> None:
         self.channels: dict[str, Channel] = {}
         self.refused: dict[str, str] = {}  # those that may not join, and why
         self.unreached: dict[str, str] = {}  # those that are there and cannot be reached, and why
         self.reports = Reports()
         self._name, self._members, self._expected = name, members, expected
-        self._router, self._lock = router, lock
+        self._router, self._lock, self._bring = router, lock, bring
 
     async def close(self) -> None:
         """Give up all ways."""
@@ -79,7 +87,7 @@ class Replicas:
             self.unreached[name] = str(error) or "it does not answer"
             return
         self.unreached.pop(name, None)
-        reason = admissible(described, self._expected)
+        reason = admissible(described, self._expected) or await self._bring(channel)
         if reason is not None:
             LOG.error("the replica %s may not join %s: %s", name, self._name, reason)
             self.refused[name] = reason

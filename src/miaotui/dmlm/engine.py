@@ -1,31 +1,38 @@
-"""The engine of models that restore masked tokens: requests take turns, one pass at a time.
+"""The engine of models that restore masked tokens: one text's pass at a time.
 
 Owns which texts are under way and in which pages. Requests, their streams, ends and cancellation are `Engine`'s, so
-`EngineLoop` and everything above it runs these models like any other. What cannot be done for them is refused by name:
-choices that need a next token's logits (log-probabilities, penalties, grammars) and promises of time, since
-the passes of a block are not known before. Invariant: an answer does not depend on other requests.
+`EngineLoop` and everything above it runs these models like any other. Texts with a promise come first, the earliest due
+first; the others take turns, also in time that promises have to spare. What cannot be done for these models is
+refused by name: choices that need a next token's logits (log-probabilities, penalties, grammars). Invariant: an answer
+does not depend on other requests.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from miaotui.backends.backend import Backend, StepResult
 from miaotui.backends.options import Built, EngineOptions
-from miaotui.dmlm.decoding.decode import MAX_TOKENS, DecodedPass, DecodeOptions, decode
+from miaotui.dmlm.decoding.decode import BLOCK, MAX_TOKENS, DecodeOptions, decode
 from miaotui.dmlm.decoding.passes import TextPasses
+from miaotui.dmlm.running_texts import RunningText, RunningTexts
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError, MiaotuiError, OverloadedError, PromptTooLongError, RequestError
 from miaotui.model.masked import MaskedConfig
-from miaotui.schedule.plan import Draft, Plan, RowKind, pages_for
+from miaotui.schedule.plan import Chunk, Draft, Plan, RowKind, pages_for
+from miaotui.schedule.promises.forecast import Job
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
+
+if TYPE_CHECKING:  # imported by the first deadline: a start without one need not wait for them
+    from miaotui.engine.slo_controller import Promises
+    from miaotui.schedule.promises.admission import AdmissionLimits
+    from miaotui.schedule.promises.cost import CostModel
 
 LEAST_LOGITS = 64  # rows of a pass with logits: two blocks of the usual length
 MOST_TEXTS = 16  # under way at a time
@@ -55,37 +62,29 @@ class MaskedBackend:
         context = limits.context if masked.block else min(limits.context, limits.rows)
         self.limits = replace(limits, context=context, passes=1, run_tokens=1)
         self.capabilities = replace(
-            inner.capabilities,
-            promises=False,
-            masks=False,
-            drafts=False,
-            draft_head=False,
-            adapters=False,
-            resumes=False,
+            inner.capabilities, masks=False, drafts=False, draft_head=False, adapters=False, resumes=False
         )
+        self.passes: list[tuple[Chunk, float]] = []  # of the step under way, with their seconds
 
     def run(self, plan: Plan, *arguments: Any, **options: Any) -> StepResult:
         """Run a plan of `RowKind.ENCODE` (see `Backend.run`). Raises `RequestError` for other rows."""
         if any(chunk.kind is not RowKind.ENCODE for chunk in plan.chunks):
             raise RequestError("the model restores masked tokens: it has no logits of a next token")
-        return self._inner.run(plan, *arguments, **options)
+        result = self._inner.run(plan, *arguments, **options)
+        self.passes += [(chunk, result.seconds / len(plan.chunks)) for chunk in plan.chunks]
+        return result
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
-@dataclass
-class RunningText:
-    """One request's text under way; ``shown`` tokens of its answer were handed over."""
+class MaskedStep(NamedTuple):
+    """The passes of a step, with their seconds, and the tokens that stayed."""
 
-    request: Request
-    pages: range
-    steps: Iterator[DecodedPass]
-    start: int = field(init=False)
-    shown: int = 0
-
-    def __post_init__(self) -> None:
-        self.start = len(self.request.prompt)
+    text: RunningText
+    passes: Sequence[tuple[Chunk, float]]
+    tokens: int
+    is_first: bool  # of the text: its prompt was read
 
 
 class MaskedEngine(Engine):
@@ -95,12 +94,21 @@ class MaskedEngine(Engine):
         self, parts: Built, tokenizer: Tokenizer, masked: MaskedConfig, options: DecodeOptions | None = None
     ) -> None:
         super().__init__(parts, tokenizer)
-        self._masked, self._options = masked, options or DecodeOptions()
+        self.masked, self._options = masked, options or DecodeOptions()
         limits = self.backend.limits
         each = pages_for(limits.context)
         count = max(min(limits.pages // each, MOST_TEXTS), 1)
-        self._free = deque(range(first * each, (first + 1) * each) for first in range(count))
-        self._texts: deque[RunningText] = deque()  # the next one first
+        pages = [range(first * each, (first + 1) * each) for first in range(count)]
+        self.texts = RunningTexts(pages, self._begin_text)
+        self.spares: Callable[[Job], bool] = lambda _: True  # whether promises can spare a text's next pass
+        self.job_under_way: Job | None = None  # the text of the running step, before it
+        self.latest_step: MaskedStep | None = None
+
+    def make_promises(self, cost: CostModel | None, limits: AdmissionLimits | None) -> Promises:
+        """Return promises for this engine (see `Engine.make_promises`)."""
+        from miaotui.dmlm.promises.controller import MaskedPromises  # noqa: PLC0415  (see above)
+
+        return MaskedPromises(self, cost, limits)
 
     def prepare(
         self,
@@ -122,7 +130,7 @@ class MaskedEngine(Engine):
             )
         if self.in_flight >= MOST_REQUESTS:
             raise OverloadedError(f"{self.in_flight} requests wait or run already: ask again in a moment", 1.0)
-        if not self._masked.block:  # all masks of the answer are there from the beginning
+        if not self.masked.block:  # all masks of the answer are there from the beginning
             room = self.context - len(prompt)
             limit = min(MAX_TOKENS, max(room, 1)) if params.max_tokens is None else params.max_tokens
             if limit > max(room, 1):
@@ -135,11 +143,12 @@ class MaskedEngine(Engine):
 
     def step(self, drafts: Mapping[int, Draft] | None = None) -> bool:
         """Run one pass of the text whose turn it is; False when there is none."""
-        self._begin_texts()
-        if not self._texts:
+        text = self.texts.next([self._requests[number] for number in self._waiting], self.spares)
+        if text is None:
             return False
-        text = self._texts.popleft()
-        self._texts.append(text)
+        backend, before, passes = cast("MaskedBackend", self.backend), text.accepted, text.passes.passes
+        self.job_under_way = text.job()
+        backend.passes.clear()
         started_s = time.perf_counter()
         try:
             self._advance(text)
@@ -150,48 +159,52 @@ class MaskedEngine(Engine):
             fault = f"request {text.request.number} failed in a pass: {type(error).__name__}: {error}. Report this"
             self._drop(text.request, EngineError(fault))
         self.pass_s, self.passes = time.perf_counter() - started_s, 1
+        self.latest_step = MaskedStep(text, tuple(backend.passes), text.accepted - before, not passes)
+        self.job_under_way = None
         return True
 
     def reset(self) -> None:
         """Begin anew after a fault (see `Engine.reset`)."""
-        for text in list(self._texts):
-            self._leave(text)
+        for text in list(self.texts):
+            self.texts.leave(text.request)
         super().reset()
+
+    def whole_blocks(self, request: Request, more: int) -> int:
+        """Return the length of an answer that ends with a block, about ``more`` tokens from now.
+
+        The block under way is always ended: its tokens do not come in order.
+        """
+        text, end = self.texts.find(request), len(request.token_ids) + more
+        if text is None:
+            return end
+        block, offset = (self.masked.block, text.start) if self.masked.block else (BLOCK, 0)
+        open_end = ((offset + text.shown) // block + 1) * block
+        return max((offset + end) // block * block, open_end) - offset
 
     def _advance(self, text: RunningText) -> None:
         request, state = text.request, next(text.steps)
-        tokens = state.tokens[text.start + text.shown : text.start + state.final]
-        text.shown = state.final
+        answer = state.tokens[text.start :]
+        tokens = answer[text.shown : state.final]
+        text.shown, text.accepted = state.final, len(answer) - answer.count(self.masked.mask_id)
+        text.is_moved = False
         if tokens:
             request.take_all(tokens, 1)
         if request.is_over:
             self.scheduler.cancel(request.number)
             self._forget(request)
 
-    def _begin_texts(self) -> None:
-        """Give pages to requests that wait, in their order, as far as there are any."""
-        for number in sorted(self._waiting) if self._free else ():
-            if not self._free:
-                return
-            request, pages = self._requests[number], self._free.popleft()
-            self._waiting.discard(number)
-            request.timeline.begin()
-            self._texts.append(RunningText(request, pages, self._decoding(request, pages)))
-
-    def _decoding(self, request: Request, pages: range) -> Iterator[DecodedPass]:
+    def _begin_text(self, request: Request, pages: range) -> RunningText:
+        self._waiting.discard(request.number)
+        request.timeline.begin()
         params = request.sampler.params
         chosen = {name: getattr(params, name) for name in CHOICES}
         options = replace(self._options, max_tokens=request.ending.max_tokens, **chosen)
-        return decode(TextPasses(self.backend, self._masked, pages=pages), self._masked, request.prompt, options)
+        passes = TextPasses(self.backend, self.masked, pages=pages)
+        return RunningText(request, passes, decode(passes, self.masked, request.prompt, options), pages)
 
     def _forget(self, request: Request) -> None:
         super()._forget(request)
-        for text in [each for each in self._texts if each.request is request]:
-            self._leave(text)
-
-    def _leave(self, text: RunningText) -> None:
-        self._texts.remove(text)
-        self._free.append(text.pages)
+        self.texts.leave(request)
 
     @staticmethod
     def _require_followed(params: SamplingParams, constraint: Constraint | None) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from miaotui.backends.backend import Masks, Sampling, StepResult
 from miaotui.backends.drafting import DraftResult
@@ -27,6 +28,11 @@ from miaotui.schedule.plan import NO_LIMITS, Chunk, Draft, Plan, RowKind, afford
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
+
+if TYPE_CHECKING:  # imported by the first deadline: a start without one need not wait for them
+    from miaotui.engine.slo_controller import Promises
+    from miaotui.schedule.promises.admission import AdmissionLimits
+    from miaotui.schedule.promises.cost import CostModel
 
 FRAME_S = 1 / 60  # passes may follow each other for so long: a reader's screen shows nothing in between
 
@@ -73,10 +79,8 @@ class RequestPreparation:
         left = replace(params, min_tokens=max(params.min_tokens - len(begun), 0)) if begun else params
         ending = Ending(left, ends, max(limit - len(begun), 1), self.tokenizer.stream(start=True))
         scores = None if params.prompt_logprobs is None else scores_for(prompt, params, self.sampling)
-        number, parts = next(self._numbers), (whole, sampler, ending)
-        request = Request(
-            number, *parts, namespace=namespace, constraint=constraint, scores=scores, is_answered=is_answered
-        )
+        parts = next(self._numbers), whole, sampler, ending
+        request = Request(*parts, namespace=namespace, constraint=constraint, scores=scores, is_answered=is_answered)
         if begun:
             request.resume(begun)
         return request
@@ -99,10 +103,7 @@ class RequestPreparation:
 
 
 class Engine:
-    """Runs many requests together.
-
-    `submit`, then `step` until nothing is left; `cancel` at any time between.
-    """
+    """Runs many requests together: `submit`, then `step` until nothing is left; `cancel` at any time between."""
 
     def __init__(self, parts: Built, tokenizer: Tokenizer, speculation: Speculator | None = None) -> None:
         self.parts, self.speculation = parts, speculation
@@ -346,8 +347,7 @@ class Engine:
 
     def _fail(self, plan: Plan, error: Exception) -> None:
         self.faults += 1
-        for chunk in plan.chunks:
-            request = self._requests[chunk.sequence]
+        for request in [self._requests[chunk.sequence] for chunk in plan.chunks]:
             self._drop(request, _fault(request, "in a pass", error))
 
     def _drop(self, request: Request, error: MiaotuiError) -> None:
@@ -355,11 +355,14 @@ class Engine:
         request.end("failed", error)
         self._forget(request)
 
-    def cancel(self, request: Request) -> None:
-        """End a request now; its pages are free when this returns.
+    def make_promises(self, cost: CostModel | None, limits: AdmissionLimits | None) -> Promises:
+        """Return promises for this engine; without ``cost`` its passes are measured now."""
+        from miaotui.engine.slo_controller import Promises  # noqa: PLC0415  (see above)
 
-        Nothing happens if it has ended.
-        """
+        return Promises(self, cost, limits)
+
+    def cancel(self, request: Request) -> None:
+        """End a request now, if it has not ended; its pages are free when this returns."""
         if request.number in self._requests:
             self.scheduler.cancel(request.number)
             request.end("cancelled")

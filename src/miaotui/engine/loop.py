@@ -160,9 +160,7 @@ class EngineLoop(ReadLoop):
                 self.between_steps(lambda: self._make_promises(cost, limits))
 
     def _make_promises(self, cost: CostModel | None, limits: AdmissionLimits | None) -> None:
-        from miaotui.engine.slo_controller import Promises  # noqa: PLC0415  (see above)
-
-        promises = Promises(self.engine, cost, limits)
+        promises = self.engine.make_promises(cost, limits)
         promises.admission.reserved_s = lambda: self._turns.ahead_of_s(self) if self.shares_cores else 0.0
         promises.adopt(self._active)
         self.adapters.price(promises.cost)

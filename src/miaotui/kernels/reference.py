@@ -290,11 +290,14 @@ class Views:
         return (at >= self.starts[:, None]) & (at < self.ends[:, None])
 
 
-def attention(queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, views: Views, cap: float = 0.0) -> Floats:
+def attention(
+    queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, views: Views, cap: float = 0.0, slope: float = 0.0
+) -> Floats:
     """Compute softmax attention of rotated, scaled queries ``[n, dim]`` to one head of a cache.
 
     ``keys`` and ``values`` are ``[tokens, dim]``, tokens a multiple of 16; a query meets pages of 16 in ascending
-    order (online softmax, Milakov and Gimelshein 2018). Returns float32 ``[n, dim]``.
+    order (online softmax, Milakov and Gimelshein 2018). With a ``slope`` query i is at position i, and scores fall by
+    it with distance (ALiBi). Returns float32 ``[n, dim]``.
     """
     n, dim = queries.shape
     k, k_scales = _lanes(keys)
@@ -305,6 +308,9 @@ def attention(queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, vie
         page = slice(first, first + PAGE)
         scores = _scores(queries, k[page]) * k_scales[page]
         seen = views.mask(first)
+        if slope:
+            back = (np.arange(first, first + PAGE) - np.arange(n)[:, None]).astype(np.float32)
+            scores = fma(np.float32(slope), back, scores)
         scores = np.where(seen, softcap(scores, cap) if cap else scores, MASKED)
         now = np.maximum(tops, scores.max(axis=1, keepdims=True))
         chances, factors = np.where(seen, exp(scores - now), np.float32(0)), exp(tops - now)

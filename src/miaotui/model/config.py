@@ -206,11 +206,22 @@ class ModelConfig:
             if part is not None:
                 part.check()
         rare = bool(self.cutoffs or self.kv_layers or self.streams or self.shapes or self.layer_inputs)
-        usual = self.norm == "rms" and self.pre_norms and self.post_norms and self.gated and self.experts is None
+        usual = (
+            self.norm == "rms"
+            and self.pre_norms
+            and self.post_norms
+            and self.gated
+            and (self.experts is None or self.experts.beside)
+        )
         if rare and (not usual or self.latent is not None or self.masked is not None or self.sinks):
             raise UnsupportedModelError(
                 "the model has streams, layer inputs, shared keys or layers of several shapes beside other parts than "
                 "Gemma's, which is not supported: choose another model"
+            )
+        if self.experts is not None and self.experts.beside and not usual:
+            raise UnsupportedModelError(
+                "the model has experts beside its feed-forward parts without Gemma's norms, which is not supported: "
+                "choose another model"
             )
         if self.streams is not None and self.layer_inputs is None:
             raise UnsupportedModelError("the model has several streams without layer inputs: choose another model")

@@ -59,6 +59,7 @@ class ExpertsConfig:
     shared_gate: bool = False  # its result is multiplied by a sigmoid of the row
     router_bias: bool = False  # the router's product has a bias
     expert_bias: bool = False  # so have the products of each expert
+    beside: bool = False  # the layer's feed-forward part runs beside them, each with a norm of its own (Gemma 4)
     clamped: bool = False  # the activation is `swiglu_clamped`, not the model's own
 
     def __post_init__(self) -> None:
@@ -72,6 +73,11 @@ class ExpertsConfig:
                 raise UnsupportedModelError(
                     f"the model's {name} is {width}, and only multiples of {BLOCK} are supported: choose another model"
                 )
+
+    @property
+    def replace_all(self) -> bool:
+        """Return whether no layer has a usual feed-forward part."""
+        return all(self.layers) and not self.beside
 
     def _check_groups(self) -> None:
         groups = self.groups

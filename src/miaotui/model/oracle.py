@@ -161,7 +161,12 @@ class Oracle:
         if read is None:
             read = self._norm(x, prefix + "ffn_norm") if config.pre_norms else x
         experts = config.layer_experts(layer)
-        fed = self._feed_forward(read, prefix, layer) if experts is None else self._mixture(read, experts, prefix)
+        if experts is None:
+            fed = self._feed_forward(read, prefix, layer)
+        elif experts.beside:
+            fed = self._both(x, read, experts, layer)
+        else:
+            fed = self._mixture(read, read, experts, prefix)
         if config.post_norms:
             fed = self._norm(fed, prefix + "ffn_post_norm")
         return self._left(state, layer, predictions, x + fed)
@@ -303,10 +308,27 @@ class Oracle:
     def _activated(self, x: Array) -> Array:
         return silu(x) if self.config.activation == "silu" else gelu_tanh(x)
 
-    def _mixture(self, x: Array, experts: ExpertsConfig, prefix: str) -> Array:
-        """Sum the results of the experts that each row chose, in ascending order, then that of the shared one."""
-        logits = self._router_logits(x, prefix + "router")
+    def _both(self, x: Array, read: Array, experts: ExpertsConfig, layer: int) -> Array:
+        """Sum the normed results of the usual feed-forward part and of the experts beside it.
+
+        ``read`` is what the usual part reads of the stream ``x``; router and experts have norms of their own.
+        """
+        prefix, eps = f"layers.{layer}.", np.float32(self.config.norm_eps)
+        dense = self._norm(self._feed_forward(read, prefix, layer), prefix + "dense_norm")
+        scale = self._weights[prefix + "router_scale"] * np.float32(x.shape[1] ** -0.5)
+        routed = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * scale
+        mixed = self._mixture(self._norm(x, prefix + "experts_norm"), routed, experts, prefix)
+        return dense + self._norm(mixed, prefix + "experts_post_norm")
+
+    def _mixture(self, x: Array, routed: Array, experts: ExpertsConfig, prefix: str) -> Array:
+        """Sum the results of the experts that each row chose, in ascending order, then that of the shared one.
+
+        ``routed`` is what the router reads.
+        """
+        logits = self._router_logits(routed, prefix + "router")
         numbers, weights = route(logits, experts, self._weights.get(prefix + "router_bias"))
+        if experts.beside:
+            weights = weights * self._weights[prefix + "route_scale"][numbers]
         total = np.zeros_like(x)
         for expert in np.unique(numbers):
             rows, places = np.nonzero(numbers == expert)

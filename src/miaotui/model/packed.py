@@ -25,7 +25,7 @@ from miaotui.model.packing import pack_matrix, packed_format, require_finite
 from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.types import Progress, progress_as
 
-LAYOUT = 3
+LAYOUT = 4
 STATE_MATRICES = ("layer_projection", "stream_up", "stream_down")
 LAYER_MATRICES = ("laurel_left", "laurel_right", "input_gate", "input_projection")
 NUMBERS = ("altup_router", "altup_predict", "altup_correct")  # small matrices that kernels read as float32
@@ -252,7 +252,8 @@ def _feed_forward_parts(config: ModelConfig, layer: int) -> list[str]:
     experts = config.layer_experts(layer)
     if experts is None:
         return [""]
-    return ["expert_", "shared_"] if experts.shared_size else ["expert_"]
+    usual = [""] if experts.beside else []
+    return [*usual, "expert_", "shared_"] if experts.shared_size else [*usual, "expert_"]
 
 
 def _gate_up(prefix: str, tensors: Any, wanted: Format) -> PackingJob:

@@ -19,6 +19,7 @@ from miaotui.serve.anthropic import messages as anthropic
 from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.cohere import rerank
 from miaotui.serve.console import routes as console
+from miaotui.serve.correction import routes as correction
 from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
 from miaotui.serve.http.bodies import BodyReader
@@ -71,6 +72,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     translations.routes,
     extractions.routes,
     generations.routes,
+    correction.routes,
     libretranslate.routes,
     ollama.routes,
     ollama_models.routes,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from miaotui.tasks.calibration import CalibrationReport, expected_calibration_error, fit_temperature
 from miaotui.tasks.calls import classify, decide, fit, sentiment
 from miaotui.tasks.classification import Classifier
+from miaotui.tasks.correction.calls import correct
+from miaotui.tasks.correction.result import CorrectedText, TextEdit
 from miaotui.tasks.decisions.decider import Decider
 from miaotui.tasks.decisions.decision import Decision
 from miaotui.tasks.decisions.likeness import OptionEncoder
@@ -33,6 +35,7 @@ __all__ = [
     "CalibrationReport",
     "ChoiceQuestion",
     "Classifier",
+    "CorrectedText",
     "DateReading",
     "Decider",
     "Decision",
@@ -54,6 +57,7 @@ __all__ = [
     "SummaryLength",
     "SummaryPart",
     "TaskResult",
+    "TextEdit",
     "TextGroup",
     "TextRequirements",
     "TextSummary",
@@ -63,6 +67,7 @@ __all__ = [
     "YesNoQuestion",
     "classify",
     "continue_text",
+    "correct",
     "decide",
     "duplicates",
     "expected_calibration_error",

@@ -29,9 +29,11 @@ PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
 def require_plain(config: ModelConfig) -> None:
     """Raise `UnsupportedModelError` for a model that is not trained here."""
-    if config.experts is not None or config.latent is not None or config.masked is not None or config.sinks:
+    plain = config.experts is None and config.latent is None and config.masked is None
+    if not plain or config.sinks or config.alibi or not config.has_one_stream:
         raise UnsupportedModelError(
-            "models with experts, latent attention or masked tokens are not trained here: choose a plain decoder"
+            "models with experts, latent attention, masked tokens, ALiBi, or parts of single layers (Gemma 3n and "
+            "4) are not trained here: choose a plain decoder"
         )
 
 
@@ -55,7 +57,8 @@ class TorchDecoder:
 
     With ``rank`` 0 all weights are trained, else pairs of that rank beside products (LoRA, Hu et al. 2021).
     ``dtype`` is that of products.
-    Raises `UnsupportedModelError` for experts, latent attention, sinks and models that restore masked tokens.
+    Raises `UnsupportedModelError` for experts, latent attention, sinks, ALiBi, parts of single layers and models that
+    restore masked tokens.
     """
 
     def __init__(

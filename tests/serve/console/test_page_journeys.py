@@ -40,7 +40,9 @@ def test_a_citation_opens_the_very_passage(open_page: PageMaker, look: tuple[str
     expect(cited).to_be_visible()
     quote = page.page.locator(".citations q").first.inner_text()
     page.picture("documents")
+    page.page.locator("input[list]").fill("bridges")  # another index, with a document of the same name
     cited.click()
+    expect(page.page.locator("dialog")).to_contain_text("Many rivers run here")
     marked = page.page.locator("dialog mark")
     expect(marked).to_be_visible()
     assert marked.inner_text() in FACT + " It has seven arches."
@@ -136,7 +138,6 @@ def test_an_administrator_changes_the_server(
     server, keys = locked
     page = open_page("/monitor", locale=look[0], width=look[1], url=server.url)
     enter_key(page, keys["root"], remember=True)
-    page.page.reload()
     limit = page.page.locator("input[type=number]").first
     wanted = int(limit.input_value()) + 1
     limit.fill(str(wanted))
@@ -150,6 +151,11 @@ def test_an_administrator_changes_the_server(
     box.uncheck()
     expect(page.page.locator(".notice")).to_be_visible()
     page.page.wait_for_timeout(300)
+    assert not server.services.operations.is_draining
+    page.context.route("**/v1/admin", lambda route: route.abort())
+    box.click()
+    expect(page.page.locator(".notice").last).to_contain_text(page.name("does not answer", "没有应答"))
+    expect(box).not_to_be_checked()  # what is shown is what is
     assert not server.services.operations.is_draining
 
 
@@ -222,6 +228,18 @@ def test_faults_of_a_server_are_said_and_lose_nothing(open_page: PageMaker, look
 
 
 @rarely
+def test_an_answer_from_documents_that_breaks_off_keeps_its_text(
+    open_page: PageMaker, look: tuple[str, int], liar: Any
+) -> None:
+    page = open_page("/#documents", locale=look[0], width=look[1], url=liar.url)
+    Liar.status, Liar.body = 200, b'data: {"object": "answer.piece", "text": "half of it"}\n\n'
+    page.page.get_by_label(page.name("Question", "问题")).fill("What is it?")
+    page.press("Ask", "提问")
+    expect(page.page.locator(".problem")).to_contain_text(page.name("does not answer", "没有应答"))
+    expect(page.page.locator("p.plain")).to_have_text("half of it")
+
+
+@rarely
 def test_the_keyboard_is_enough(console: ConsolePage) -> None:
     console.force("first answer", temperature=0)
     keyboard = console.page.keyboard
@@ -264,6 +282,14 @@ def test_nothing_serious_keeps_people_out(open_page: PageMaker, look: tuple[str,
         page.force(f"# Head\n\n```python\nprint(1)\n```\n\n{table}\n\n$$\n{sums}\n$$\n", temperature=0)
         page.ask("Hello")
         page.page.locator(".formula.display math").wait_for()
+    if path == "/#tasks":
+        page.press("Run", "运行")
+        page.page.locator("tbody tr").first.wait_for()
+    if path == "/#documents":
+        page.page.locator("input[list]").fill("bridges")
+        page.page.get_by_label(page.name("Question", "问题")).fill("old bridge")
+        page.press("Search", "搜索")
+        page.page.locator(".shares li").first.wait_for()
     for theme in ("light", "dark"):
         page.page.locator(".choices select").last.select_option(theme)
         page.page.evaluate(AXE.read_text(encoding="utf-8"))

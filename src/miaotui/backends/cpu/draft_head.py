@@ -10,7 +10,10 @@ A recurrent drafter (Cheng et al. 2024, "Recurrent Drafter for Fast Speculative 
 layer as its cell. ``middle`` is the model's state before one of its layers, and stays the same for all tokens of a
 draft: a middle layer tells the subject of a text better than the last one (Li et al. 2025, "EAGLE-3", section 3.1).
 A head with attention adds to it, once for each draft, values of that layer's cache: middle += mix attention(query a)
-(after Du et al. 2024, "GliDe with a CaPE", which does so in each step).
+(after Du et al. 2024, "GliDe with a CaPE", which does so in each step). A head with masks drafts the tokens after the
+first one in a single pass: each row continues from the state of the first step, with a mask in the place of the token
+before it, which nothing knows yet (after Chen, Liang and Liu 2026, "DFlash: Block Diffusion for Flash Speculative
+Decoding").
 
 Owns the head's buffers and tables. The first step reads the states that the model's pass has left; the others read
 one state buffer and write the other. Knows rows, tokens and choices, neither requests nor chances. Invariant: a head
@@ -39,7 +42,7 @@ from miaotui.kernels.runtime.ops import HEADER_BYTES, float_field
 from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
 from miaotui.kernels.sampling import peaks_fields as pk
 from miaotui.kernels.sampling.draw_fields import BLOCK
-from miaotui.model.draft_head.weights import INPUTS, HeadWeights
+from miaotui.model.draft_head.weights import INPUTS, MASKS, HeadWeights
 from miaotui.model.packed import Matrix
 
 if TYPE_CHECKING:
@@ -72,6 +75,8 @@ class HeadProgram:
         self._weights, self._embedding, self._team = weights, embedding, team
         self._outside, self._attention = (last, middle), attention  # of the model
         self.hidden = embedding.inputs
+        self._ahead: list[list[tuple[int, int]]] = []  # of each row, the tokens of its block with their evidence
+        most_rows *= MASKS if weights.masks else 1
         self._states = [float_rows(most_rows, self.hidden) for _ in range(2)]
         self._embedded, self._middle = (float_rows(most_rows, self.hidden) for _ in range(2))
         parts = INPUTS + 1  # a norm quantizes, wanted or not: the last part is not read
@@ -85,7 +90,7 @@ class HeadProgram:
         self._drafted = aligned_int64(most_rows * DRAFTED_FIELDS)
         drafted = fields_of(self._drafted)
         self._tokens, self._evidence = (drafted[at::DRAFTED_FIELDS] for at in (DRAFTED_TOKEN, DRAFTED_EVIDENCE))
-        programs = [self._build(table) for table in range(3)]
+        programs = [self._build(table) for table in range(2 if weights.masks else 3)]
         compiled.prepare(programs[0].kernels)
         self._tables = [program.link() for program in programs]
         self._addresses = [int(table.ctypes.data) for table in self._tables]
@@ -116,6 +121,9 @@ class HeadProgram:
 
     def keep(self, depth: int, rows: Sequence[int]) -> None:
         """Keep some rows alone for the step of ``depth``, which is not the first."""
+        if depth > 1 and self._weights.masks:
+            self._ahead = [self._ahead[row] for row in rows]
+            return
         for buffer in (self._states[(depth - 1) % 2], self._middle):
             table = buffer.data.reshape(-1, buffer.stride)
             table[: len(rows)] = table[list(rows)]
@@ -126,6 +134,22 @@ class HeadProgram:
         ``rows`` are the tokens before, the positions of those to be drafted, and how the model will choose them
         (addresses of `draw.choice_table`).
         """
+        if depth and self._weights.masks:
+            if depth == 1:
+                self._ahead = self._fill_block(rows)
+            return [block[depth - 1] for block in self._ahead]
+        return self._pass(depth, rows)
+
+    def _fill_block(self, rows: Sequence[Row]) -> list[list[tuple[int, int]]]:
+        """Draft all tokens after the first one, for each row."""
+        for buffer in (self._states[0], self._middle):
+            table = buffer.data.reshape(-1, buffer.stride)
+            table[: len(rows) * MASKS] = np.repeat(table[: len(rows)], MASKS, axis=0)
+        masked = [(mask, position + mask, choice) for _, position, choice in rows for mask in range(MASKS)]
+        found = self._pass(1, masked)
+        return [found[at : at + MASKS] for at in range(0, len(found), MASKS)]
+
+    def _pass(self, depth: int, rows: Sequence[Row]) -> list[tuple[int, int]]:
         fields, at, count = self._fields, 0, len(rows)
         for token, position, choice in rows:
             fields[at + ops.ROW_TOKEN], fields[at + ops.ROW_POSITION] = token, position - 1
@@ -145,7 +169,8 @@ class HeadProgram:
         if table:
             state, middle, after = (self._states[table - 1], self._middle, self._states[2 - table])
         first, attends = int(table == 0), table == 0 and weights.query is not None
-        self._embed(operations)
+        masks = None if first else weights.masks
+        self._embed(operations, masks or self._embedding)
         self._norm(operations, state, self._ones, inputs, gather=first, keep_going=1)
         self._norm(operations, self._embedded, self._ones, inputs, part=1, keep_going=1)
         kept = self._middle if first else None
@@ -222,8 +247,8 @@ class HeadProgram:
         )
         self._norm(table, self._middle, self._ones, self._inputs, part=2, keep_going=1)
 
-    def _embed(self, table: OperationTable) -> None:
-        matrix, out = self._embedding, self._embedded
+    def _embed(self, table: OperationTable, matrix: Matrix) -> None:
+        out = self._embedded
         table.add(
             f"pointwise.rows:embed_{matrix.format.value}",
             {
@@ -286,7 +311,9 @@ class CpuDraftHead:
         self._program = HeadProgram(weights, embedding, last, middle, attention, most_rows, runner.team)
         self._runner = runner
         self.most_rows = most_rows
-        self.draft_run = CompiledDraftRun(self._program.tables, program.config.vocab_size)
+        self.draft_run = None  # a run of passes knows steps of one token
+        if weights.masks is None:
+            self.draft_run = CompiledDraftRun(self._program.tables, program.config.vocab_size)
 
     def begin(self, starts: Sequence[tuple[int, int]]) -> None:
         """See `DraftHeadSteps.begin`."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from miaotui.backends.cpu.adapter_parts import AdapterParts
 from miaotui.backends.cpu.adapters import AdapterSpace, operation_of
@@ -22,9 +21,10 @@ from miaotui.backends.cpu.layers.attention import AttentionParts
 from miaotui.backends.cpu.layers.ends import EndParts
 from miaotui.backends.cpu.layers.latent import LatentParts
 from miaotui.backends.cpu.layers.mixture import MixtureParts
+from miaotui.backends.cpu.layers.norms import NormParts
 from miaotui.backends.cpu.layers.streams import StateParts
-from miaotui.backends.cpu.operations import OperationTable, quantized_fields
-from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
+from miaotui.backends.cpu.operations import OperationTable
+from miaotui.backends.cpu.workspace import KvPages, MixtureSpace, Quantized, RotationTable, Rows, Workspace
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.linear.formats import UNIT_ROWS, padded_rows
@@ -36,7 +36,6 @@ from miaotui.model.config import ExpertsConfig, ModelConfig
 from miaotui.model.packed import Matrix, PackedModel
 from miaotui.types import Progress
 
-_NORMS = {"rms": pw.RMS, "layer": pw.LAYER}
 _GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
 _ACTIVATED = {"silu": lin.SILU, "gelu_tanh": lin.GELU}
 
@@ -62,9 +61,9 @@ class Program:
         self.rotations, self.taps, self.adapters = rotations, taps or {}, adapters
         self._operations = OperationTable()
         self._attention_parts = AttentionParts(config, weights, workspace, pages, rotations)
-        self._keep: list[NDArray[np.float32]] = []
+        self._norms = NormParts(self._operations, config, weights)
         self._ends = EndParts(self._operations, config, weights, workspace)
-        self._state = StateParts(self._operations, config, weights, workspace, self._vector, self._keep)
+        self._state = StateParts(self._operations, config, weights, workspace, self._norms.vector, self._norms.kept)
         self._build()
         # all at once: kernels that are not there are compiled side by side
         compiled.prepare([*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress)
@@ -114,7 +113,8 @@ class Program:
             computed, stream = stream, space.residual[1]
             self._state.add_learned_residual(layer, streams, computed, stream)
         experts = self.config.layer_experts(layer)
-        if experts is not None:
+        if experts is not None and not experts.beside:
+            self._norms.add(prefix + "ffn_norm", stream, space.normed, also=self._mixture_space.inputs)
             self._mixture(layer, stream, experts)
             return stream
         if not self.config.parallel:  # else the feed-forward network reads what attention has read
@@ -122,7 +122,10 @@ class Program:
         self._up(layer)
         inputs, scale = self.config.layer_inputs, self._scale(layer)
         at_end = scale if inputs is None else 1.0
-        stream = self._mix(layer, "down", prefix + "ffn_post_norm", space.fed, stream, at_end)
+        if experts is not None:
+            stream = self._both(layer, stream, experts, at_end)
+        else:
+            stream = self._mix(layer, "down", prefix + "ffn_post_norm", space.fed, stream, at_end)
         if streams is not None:
             self._state.correct(layer, streams, stream)
             self._state.gate_inputs(layer, streams.read)
@@ -143,23 +146,43 @@ class Program:
         first, second, *_ = self.workspace.residual
         return second if stream.address == first.address else first
 
-    def _mixture(self, layer: int, residual: Rows, experts: ExpertsConfig) -> None:
-        """Add the results of each row's experts to the residual stream."""
-        space, prefix = self.workspace, f"layers.{layer}."
+    @property
+    def _mixture_space(self) -> MixtureSpace:
+        assert self.workspace.mixture is not None, "made for models with experts"
+        return self.workspace.mixture
+
+    def _mixture(self, layer: int, out: Rows, experts: ExpertsConfig) -> None:
+        """Add the results of each row's experts to ``out``; their inputs are there."""
+        prefix = f"layers.{layer}."
         pairs = self._pairs(operation_of(self.config, layer, "router"), padded_rows(experts.count) // UNIT_ROWS)
-        assert space.mixture is not None, "made for models with experts"
-        self._norm(prefix + "ffn_norm", residual, space.normed, also=space.mixture.inputs)
-        parts = MixtureParts(self._operations, self.weights, space.mixture, space.normed, residual)
+        parts = MixtureParts(self._operations, self.weights, self._mixture_space, self.workspace.normed, out)
         mode = lin.GATED_CLAMPED if experts.clamped else _GATED[self.config.activation]
-        parts.add(prefix, experts, mode, lambda name: self._vector(name, 0), pairs)
+        parts.add(prefix, experts, mode, lambda name: self._norms.vector(name, 0), pairs)
+
+    def _both(self, layer: int, stream: Rows, experts: ExpertsConfig, factor: float) -> Rows:
+        """Add the end of the usual feed-forward part, the experts beside it, and the norm of both's sum."""
+        prefix, space, mixture = f"layers.{layer}.", self.workspace, self._mixture_space
+        number = operation_of(self.config, layer, "down")
+        self._linear(self.weights.matrix(prefix + "down"), space.fed, space.mixed, number=number)
+        self._norms.add(prefix + "dense_norm", space.mixed, None, also=mixture.dense)
+        hidden = self.config.hidden_size
+        scale = self._norms.keep(self.weights.vector(prefix + "router_scale") * np.float32(hidden**-0.5))
+        self._norms.add(prefix + "experts_norm", stream, None, also=mixture.inputs, weights=scale)
+        self._ends.copy(self._norms.keep(np.zeros(hidden, np.float32)), hidden, mixture.sum)  # sums begin with zeros
+        self._norms.add(prefix + "experts_norm", stream, space.normed)
+        self._mixture(layer, mixture.sum, experts)
+        self._state.add_normed(prefix + "experts_post_norm", mixture.sum, mixture.dense, mixture.both, 1.0)
+        out = self._other(stream)
+        self._state.add_normed(prefix + "ffn_post_norm", mixture.both, stream, out, factor)
+        return out
 
     def _read(self, norm: str, source: Rows, also: Rows | None = None) -> None:
         """Add the norm and rounding of the residual stream for the products that come, or the rounding alone."""
         out = self.workspace.normed
         if self.config.pre_norms:
-            self._norm(norm, source, out, also=also)
+            self._norms.add(norm, source, out, also=also)
         else:
-            self._quantize(source, self.config.hidden_size, out)
+            self._norms.round(source, self.config.hidden_size, out)
 
     def _mix(self, layer: int, part: str, norm: str, source: Quantized, stream: Rows, factor: float = 1.0) -> Rows:
         """Add a product back to the hidden width, added to the residual stream; return the stream's buffer.
@@ -167,7 +190,7 @@ class Program:
         ``factor`` is that of the sum, of models that norm what they add.
         """
         name = f"layers.{layer}.{part}"
-        matrix, bias = self.weights.matrix(name), self._vector(name + "_bias", 0)
+        matrix, bias = self.weights.matrix(name), self._norms.vector(name + "_bias", 0)
         mixed = self.workspace.mixed
         mode, sums = (lin.STORE, mixed) if self.config.post_norms else (lin.ADD, stream)
         self._linear(matrix, source, sums, mode=mode, bias=bias, number=operation_of(self.config, layer, part))
@@ -180,7 +203,7 @@ class Program:
         self._operations.add(
             "pointwise.rows:norm_add",
             {
-                **self._norm_fields(norm, mixed),
+                **self._norms.fields(norm, mixed),
                 pw.OUT: out.address,
                 pw.OUT_STRIDE: out.stride,
                 pw.RESIDUAL: stream.address,
@@ -191,10 +214,10 @@ class Program:
 
     def _head(self, stream: Rows, gather: int = 1) -> None:
         space, config = self.workspace, self.config
-        self._norm("final_norm", stream, space.last, gather=gather, rows=ops.RUN_LOGIT_ROWS)
+        self._norms.add("final_norm", stream, space.last, gather=gather, rows=ops.RUN_LOGIT_ROWS)
         self._operations.add("runtime.multistep:ask", {})
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
-        bias = self._vector("head_bias", 0)
+        bias = self._norms.vector("head_bias", 0)
         number = None if config.tied_head else operation_of(config, None)
         self._linear(matrix, space.last, space.logits, bias=bias, rows=ops.RUN_LOGIT_ROWS, number=number)
         if config.logit_softcap:
@@ -205,50 +228,12 @@ class Program:
 
     # operations ----------------------------------------------------------------------------------------------------
 
-    def _norm(
-        self,
-        name: str,
-        source: Rows,
-        out: Quantized,
-        gather: int = 0,
-        rows: int = ops.RUN_ROWS,
-        also: Rows | None = None,
-    ) -> None:
-        self._operations.add(
-            "pointwise.rows:norm",
-            {
-                **self._norm_fields(name, source),
-                pw.KIND: _NORMS[self.config.norm],
-                pw.GATHER: gather,
-                pw.NORM_BIAS: self._norm_bias(name),
-                **quantized_fields(out),
-                **({pw.OUT_FLOAT: also.address, pw.OUT_FLOAT_STRIDE: also.stride} if also else {}),
-            },
-            rows,
-        )
-
-    def _norm_bias(self, name: str) -> int:
-        """Return a layer norm adds a bias, if only zeros; an RMS norm has none."""
-        if self.config.norm == "rms" or name + "_bias" in self.weights:
-            return self._vector(name + "_bias", 0)
-        self._keep.append(np.zeros(self.config.hidden_size, np.float32))
-        return int(self._keep[-1].ctypes.data)
-
-    def _norm_fields(self, name: str, source: Rows) -> dict[int, int]:
-        return {
-            pw.X: source.address,
-            pw.X_STRIDE: source.stride,
-            pw.WIDTH: self.config.hidden_size,
-            pw.WEIGHT: self._vector(name),
-            pw.EPS: float_field(self.config.norm_eps),
-        }
-
     def _qkv(self, layer: int) -> None:
         """Add the product to queries, keys and values."""
         config, space = self.config, self.workspace
         if space.latent is not None:
             parts = self._operations, config, self.weights, space.latent, space.normed, space.qkv
-            LatentParts(*parts).add(f"layers.{layer}.", self._vector)
+            LatentParts(*parts).add(f"layers.{layer}.", self._norms.vector)
             return
         widths = self._attention_parts.layouts[layer].part_widths
         pairs = self._pairs(operation_of(config, layer, "qkv"), *(width // UNIT_ROWS for width in widths))
@@ -262,7 +247,7 @@ class Program:
 
     def _qkv_products(self, prefix: str, widths: Sequence[int]) -> None:
         """Add one product, or three when the parts have different formats; only the last is followed by a barrier."""
-        space, bias = self.workspace, self._vector(prefix + "qkv_bias", 0)
+        space, bias = self.workspace, self._norms.vector(prefix + "qkv_bias", 0)
         if prefix + "qkv" in self.weights:
             self._linear(self.weights.matrix(prefix + "qkv"), space.normed, space.qkv, bias=bias)
             return
@@ -285,7 +270,7 @@ class Program:
         out, gated, prefix = self.workspace.fed, self.config.gated, f"layers.{layer}."
         matrix = self.weights.matrix(prefix + ("gate_up" if gated else "up"))
         mode = (_GATED if gated else _ACTIVATED)[self.config.activation]
-        bias = 0 if gated else self._vector(prefix + "up_bias", 0)
+        bias = 0 if gated else self._norms.vector(prefix + "up_bias", 0)
         pairs = self._pairs(operation_of(self.config, layer, "up"), *[matrix.units] * (1 + gated))
         cutoff = self.config.cutoffs[layer] if self.config.cutoffs else None
         if pairs:  # the activation comes after the change
@@ -357,20 +342,7 @@ class Program:
         heads = self._attention_parts.layouts[layer]
         if not heads.is_plain:
             width = self.config.n_heads * heads.config.value_dim  # groups of 32 values reach over heads
-            self._quantize(self.workspace.joined_heads, width, self.workspace.attended)
-
-    def _quantize(self, source: Rows, width: int, out: Quantized) -> None:
-        """Add the rounding of float rows for a product that reads them."""
-        self._operations.add(
-            "pointwise.rows:norm",
-            {
-                pw.X: source.address,
-                pw.X_STRIDE: source.stride,
-                pw.WIDTH: width,
-                pw.KIND: pw.PLAIN,
-                **quantized_fields(out),
-            },
-        )
+            self._norms.round(self.workspace.joined_heads, width, self.workspace.attended)
 
     def attention(self, layer: int) -> tuple[str, dict[int, int]]:
         """Return the kernel and the fields of one layer's attention, for readers of its keys and values.
@@ -382,12 +354,3 @@ class Program:
     def _tap(self, layer: int, stream: Rows) -> None:
         if layer in self.taps:
             self._ends.tap(stream, self.taps[layer])
-
-    # the table -----------------------------------------------------------------------------------------------------
-
-    def _vector(self, name: str, default: int | None = None) -> int:
-        if default is not None and name not in self.weights:
-            return default
-        vector = self.weights.vector(name)
-        self._keep.append(vector)
-        return int(vector.ctypes.data)

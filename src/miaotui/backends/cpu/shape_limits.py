@@ -34,7 +34,8 @@ def require_runnable(config: ModelConfig) -> None:
         raise UnsupportedModelError(
             "the model norms all heads together, where only heads of whole vectors are supported: choose another model"
         )
-    if config.experts is not None and (config.post_norms or config.parallel or not config.pre_norms):
+    is_alone = config.experts is not None and not config.experts.beside
+    if is_alone and (config.post_norms or config.parallel or not config.pre_norms):
         raise UnsupportedModelError(
             "the model has norms after its experts, where only norms before them are supported: choose another model"
         )

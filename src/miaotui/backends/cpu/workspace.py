@@ -163,6 +163,8 @@ class MixtureSpace:
         self.routes = aligned_int64(routes * ROUTE_FIELDS)
         self.gathered = Quantized.of(routes, hidden)
         self.fed = Quantized.of(routes, experts.size)
+        beside = max_rows if experts.beside else 1
+        self.dense, self.sum, self.both = (float_rows(beside, hidden) for _ in range(3))
         self.shared = aligned_int64(table_fields(1))
         self.shared_routes = aligned_int64(max_rows * ROUTE_FIELDS)
         self.shared_fed = Quantized.of(max_rows, experts.shared_size or UNIT_ROWS)

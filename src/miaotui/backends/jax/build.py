@@ -40,6 +40,11 @@ def assemble(
         raise UnsupportedModelError(
             "the jax backend has no models that restore masked tokens: choose backend='cpu' or backend='reference'"
         )
+    if not config.has_one_stream:
+        raise UnsupportedModelError(
+            f"the jax backend has no {config.architecture}, whose layers share keys or hand on more than one residual "
+            "stream: choose backend='cpu' or backend='reference'"
+        )
     for name, unset in (("format", None), ("threads", None), ("kv", "f16")):
         value = getattr(options, name)
         if value != unset:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.model.alibi import alibi_slopes
 from miaotui.model.config import ModelConfig
 from miaotui.model.experts import SWIGLU_ALPHA, SWIGLU_LIMIT, ExpertsConfig
 from miaotui.model.latent import LATENT_EPS, LatentConfig
@@ -86,8 +87,9 @@ def _layer(
     caches = KvCaches(caches.keys.at[layer, rows.places].set(keys), caches.values.at[layer, rows.places].set(values))
     slots = (rows.pages[..., None] * PAGE_SIZE + jnp.arange(PAGE_SIZE)).reshape(rows.pages.shape[0], -1)  # [s, m]
     seen = _seen(rows.positions, slots.shape[1], config.windows[layer])
+    bias = _distance_bias(config, rows.positions, slots.shape[1]) if config.alibi else None
     sinks = weights.get(prefix + "sinks")
-    attended = _attended(config, queries, caches.keys[layer, slots], caches.values[layer, slots], seen, sinks)
+    attended = _attended(config, queries, caches.keys[layer, slots], caches.values[layer, slots], seen, sinks, bias)
     mixed = _linear(weights, attended, prefix + "o")
     if config.post_norms:
         mixed = _norm(config, weights, mixed, prefix + "attn_post_norm")
@@ -158,11 +160,27 @@ def _seen(positions: Array, count: int, window: int) -> Array:
     return seen & (back < window) if window else seen
 
 
-def _attended(config: ModelConfig, queries: Array, keys: Array, values: Array, seen: Array, sinks: Array) -> Array:
-    """Grouped-query attention, ``[s, n, heads * value_dim]``."""
+def _distance_bias(config: ModelConfig, positions: Array, count: int) -> Array:
+    """Return what ALiBi adds to scores, ``[s, heads, n, count]``."""
+    back = jnp.arange(count) - positions[..., None]
+    return alibi_slopes(config.n_heads)[None, :, None, None] * back[:, None]
+
+
+def _attended(
+    config: ModelConfig,
+    queries: Array,
+    keys: Array,
+    values: Array,
+    seen: Array,
+    sinks: Array | None,
+    bias: Array | None = None,
+) -> Array:
+    """Grouped-query attention, ``[s, n, heads * value_dim]``; ``bias [s, heads, n, m]`` is added to scores."""
     s, n, heads, dim = queries.shape
     grouped = queries.reshape(s, n, config.n_kv_heads, heads // config.n_kv_heads, dim)
     scores = jnp.einsum("snhgd,smhd->shgnm", grouped, keys) * config.attention_scale
+    if bias is not None:
+        scores = scores + bias.reshape(scores.shape)
     scores = jnp.where(seen[:, None, None], _softcapped(scores, config.attention_softcap), -jnp.inf)
     greatest = scores.max(axis=-1, keepdims=True)
     if sinks is not None:  # a score without a value (Xiao et al. 2023)

@@ -30,7 +30,8 @@ STYLE = """
 body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: color-mix(in srgb, currentColor 7%, transparent); padding: .8rem; \
 font-size: .8rem; }
-.table { overflow-x: auto; margin-inline: min(0px, calc((100% - min(100vw - 2rem, 76rem)) / 2)); }
+.table { overflow-x: auto; width: fit-content; min-width: 100%; max-width: min(100vw - 2rem, 76rem); \
+position: relative; left: 50%; transform: translateX(-50%); }
 table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); \
 text-align: left; overflow-wrap: normal; } td { white-space: nowrap; }
@@ -196,7 +197,10 @@ def compare_sections(found: Comparison, say: Say = str) -> list[Section]:
         ChartSeries(say(metric), [(at + 1, b / a) for at, (a, b) in enumerate(pairs) if a > 0])
         for metric, pairs in found.samples.items()
     ]
-    return [("Ratio of each pair", chart(series, ChartAxis(say("pair")), ChartAxis("B / A")))]
+    count = max((len(pairs) for pairs in found.samples.values()), default=0)
+    equal = ChartSeries(say("equal"), [(1.0, 1.0), (float(count), 1.0)] if count else [], dotted=False)
+    pair_axis = ChartAxis(say("pair"), from_zero=False)
+    return [("Ratio of each pair", chart([*series, equal], pair_axis, ChartAxis("B / A", log=True)))]
 
 
 def _request_line(shown: RequestOutcome, say: Say) -> str:

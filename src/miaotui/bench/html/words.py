@@ -43,6 +43,7 @@ _TEXTS: Mapping[str, str] = {
     "until sent": "发出之前",
     "until the first text": "到第一段文字",
     "pair": "对",
+    "equal": "相等",
     "way": "方式",
     "range": "范围",
     "each stream": "每路",
@@ -129,6 +130,8 @@ _PATTERNS = tuple(
         (r"(\d+) pairs of (\d+) together, (\d+) failed, seed (\d+)", r"\1 对，每次同时 \2 个，\3 对失败，种子 \4"),
     )
 )
+NO_HTTP = ", without HTTP"
+_SIDE = re.compile(r"([AB]): (.+); (quality.+)")  # of a comparison
 
 
 def words(language: str) -> Say:
@@ -139,6 +142,10 @@ def words(language: str) -> Say:
 def _chinese(text: str) -> str:
     if text in _TEXTS:
         return _TEXTS[text]
+    if side := _SIDE.fullmatch(text):
+        return f"{side[1]}：{side[2]}；{_chinese(side[3])}"
+    if NO_HTTP in text:
+        return _chinese(text.replace(NO_HTTP, "（不经 HTTP）"))
     for pattern, replacement in _PATTERNS:
         if pattern.fullmatch(text):
             return pattern.sub(replacement, text)

@@ -13,6 +13,7 @@ from miaotui.bench.load.summary import LoadSummary
 
 SUSTAINED = 0.95  # of requests, answered within the targets
 MAX_LEVELS = 16
+GROWTH = 1.1
 REFINEMENTS = 2  # steps between the last rate that is sustained and the first that is not
 
 Level = Callable[[float], Awaitable[LoadSummary]]
@@ -28,7 +29,8 @@ def is_sustained(summary: LoadSummary) -> bool:
 async def sweep(level: Level, first_per_s: float, report: Callable[[LoadSummary], None]) -> list[LoadSummary]:
     """Double the rate until it is not sustained, then look between; return all summaries by rate.
 
-    ``report`` is called after each.
+    Where even the first rate is not sustained, since some requests can meet no target, the rate is doubled as long as
+    more answers are good. ``report`` is called after each.
     """
     found: list[LoadSummary] = []
 
@@ -38,8 +40,12 @@ async def sweep(level: Level, first_per_s: float, report: Callable[[LoadSummary]
         return is_sustained(found[-1])
 
     good, rate = 0.0, first_per_s
-    while len(found) < MAX_LEVELS - REFINEMENTS and await at(rate):
-        good, rate = rate, 2 * rate
+    while len(found) < MAX_LEVELS - REFINEMENTS:
+        if await at(rate):
+            good = rate
+        elif good or not _grows(found):
+            break
+        rate *= 2
     for _ in range(REFINEMENTS if good else 0):
         middle = (good + rate) / 2
         if await at(middle):
@@ -47,6 +53,12 @@ async def sweep(level: Level, first_per_s: float, report: Callable[[LoadSummary]
         else:
             rate = middle
     return sorted(found, key=lambda each: each.rate_per_s or 0.0)
+
+
+def _grows(found: Sequence[LoadSummary]) -> bool:
+    """Return whether the last rate gave clearly more good answers than the one before, or any as the first."""
+    before = found[-2].goodput_per_s if len(found) > 1 else 0.0
+    return found[-1].goodput_per_s > GROWTH * before
 
 
 def sustained_rate(summaries: Sequence[LoadSummary]) -> float | None:

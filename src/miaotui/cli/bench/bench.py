@@ -103,7 +103,7 @@ def machine() -> dict[str, Any]:
 
 
 def until_interrupted(main: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-    """Run ``main``; return whether it ended by itself. What it noted before Ctrl-C is the caller's to show."""
+    """Run ``main``; return whether it ended by itself. After Ctrl-C the caller shows what was measured until then."""
     try:
         asyncio.run(main())
     except KeyboardInterrupt:

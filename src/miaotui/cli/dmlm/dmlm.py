@@ -1,4 +1,4 @@
-"""``miaotui dmlm``: train a masked language model, write with it, fill masks of a text.
+"""``miaotui dmlm``: train a masked language model, write with it, fill masks of a text, correct one.
 
 Owns what is printed. Knows training and models by their public calls only. Invariants: what a run has learned is in its
 checkpoint when the command ends, also by Ctrl-C; results go to standard output, everything else to standard error.
@@ -34,6 +34,7 @@ def dmlm(parsed: argparse.Namespace) -> int:
         "train": _train,
         "write": _write,
         "fill": _fill,
+        "correct": _correct,
     }
     if action not in actions:
         raise RequestError(f"no action {action!r}. Actions: {', '.join(ACTIONS)}")
@@ -43,7 +44,8 @@ def dmlm(parsed: argparse.Namespace) -> int:
 
 def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     from miaotui.dmlm.train.checkpoint import export, read_checkpoint, write_checkpoint
-    from miaotui.dmlm.train.texts import load_tokenizer_text, read_corpus
+    from miaotui.dmlm.train.spans import SpanTrainer, export_spans
+    from miaotui.dmlm.train.texts import SENTINELS, load_tokenizer_text, read_corpus
     from miaotui.dmlm.train.trainer import Trainer
     from miaotui.training.library import use_threads
 
@@ -58,8 +60,9 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     recipe = _recipe(parsed, None if known is None else known.recipe)
     use_threads(parsed.threads)
     tokenizer = None if known is None else load_tokenizer_text(known.tokenizer)
-    corpus = read_corpus([Path(word) for word in words], recipe.vocabulary, recipe.length, tokenizer)
-    trainer = Trainer(recipe, corpus, kept, pretrained)
+    sentinels = SENTINELS if recipe.decoder_layers else ()
+    corpus = read_corpus([Path(word) for word in words], recipe.vocabulary, recipe.length, tokenizer, sentinels)
+    trainer = (SpanTrainer if recipe.decoder_layers else Trainer)(recipe, corpus, kept, pretrained)
     _say(
         f"{trainer.network.parameters:,} parameters, {len(corpus.trained):,} texts of {recipe.length} tokens to train "
         f"on, {len(corpus.held_out):,} held out; {recipe.masks} masks, {recipe.schedule} rates, from step "
@@ -69,8 +72,11 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
         _run(trainer, parsed.save_every, lambda: write_checkpoint(folder, trainer.checkpoint()))
     finally:
         write_checkpoint(folder, trainer.checkpoint())
-        export(folder, recipe, corpus, trainer.weights())
+        (export_spans if recipe.decoder_layers else export)(folder, recipe, corpus, trainer.weights())
     bound = trainer.bound()
+    if recipe.decoder_layers:
+        print(f"held-out loss: {bound:.4f} nats a token of masked spans")
+        return
     print(f"held-out bound: {bound:.4f} nats a token, perplexity at most {math.exp(bound):.2f}")
 
 
@@ -79,6 +85,8 @@ def _recipe(parsed: argparse.Namespace, kept: TrainRecipe | None) -> TrainRecipe
     from miaotui.dmlm.train.recipe import TrainRecipe
 
     given = {each.name: getattr(parsed, each.name, None) for each in fields(TrainRecipe)}
+    if kept is None and given["decoder_layers"]:  # T5's masks, where nothing else is asked for
+        given |= {"masks": given["masks"] or "spans", "schedule": given["schedule"] or "bert"}
     return replace(kept or TrainRecipe(), **{name: value for name, value in given.items() if value is not None})
 
 
@@ -126,6 +134,23 @@ def _fill(parsed: argparse.Namespace, words: list[str]) -> None:
     for number, fills in enumerate(masks, 1):
         for fill in fills:
             print(number, f"{fill.score:.4f}", printable(fill.token), printable(fill.text), sep="\t")
+
+
+def _correct(parsed: argparse.Namespace, words: list[str]) -> None:
+    from miaotui.llm import load
+    from miaotui.tasks.correction.calls import corrected
+
+    if len(words) != 2:
+        raise RequestError("say which decoder and which text: miaotui dmlm correct MODEL TEXT")
+    with ProgressBars() as progress, load(words[0], threads=parsed.threads, progress=progress) as llm:
+        progress.close()
+        (found,) = corrected(llm, [words[1]])
+    if found.text is None:
+        raise RequestError(found.error or "the text cannot be corrected")
+    print(printable(found.text))
+    for edit in found.edits:
+        _say(f"{edit.start}-{edit.end}: {printable(edit.before)!r} -> {printable(edit.after)!r}, {edit.gain:.1f} nats")
+    _say(f"{len(found.edits)} edits, {found.took_ms:,.0f} ms")
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ import argparse
 
 from miaotui.cli.options.serve import whole
 
-ACTIONS = ("train", "write", "fill")
+ACTIONS = ("train", "write", "fill", "correct")
 MASKS = ("random", "fixed", "spans", "words", "pmi", "adaptive")
 SCHEDULES = ("log-linear", "linear", "cosine", "clipped", "bert")
 FILL_TOP = 5
@@ -19,7 +19,8 @@ def dmlm_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``miaotui dmlm``."""
     parser.epilog = (
         "ACTION is train TEXT... (files in UTF-8, into --out), write FOLDER PROMPT (an answer of a model that restores "
-        "masked tokens), or fill MODEL TEXT (tokens for the masks of a text, by an encoder)."
+        "masked tokens), fill MODEL TEXT (tokens for the masks of a text, by an encoder), or correct MODEL TEXT "
+        "(spelling and grammar in English and Chinese, judged by a decoder)."
     )
     run = parser.add_argument_group("training")
     add = run.add_argument
@@ -41,6 +42,8 @@ def dmlm_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("the model")
     add = model.add_argument
     add("--layers", type=whole(1), metavar="N", help="default: 4")
+    about = "layers of a decoder that writes what is masked, as in T5; 0: none (default: 0)"
+    add("--decoder-layers", type=whole(0), metavar="N", help=about)
     add("--width", type=whole(1), metavar="N", help="default: 192")
     add("--heads", type=whole(1), metavar="N", help="default: 6")
     add("--ffn", type=whole(1), metavar="N", help="inner width of feed-forward layers (default: 512)")

@@ -242,6 +242,8 @@ def _merge_options(parser: _Parser) -> None:
 
 def _doctor_options(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    about = "run a small program through each backend, and print what was shown: executed, or lowered for a platform"
+    parser.add_argument("--prove", action="store_true", help=about)
 
 
 def _answer_options(parser: _Parser) -> None:
@@ -270,10 +272,10 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--threads", type=_positive, metavar="N", help="default: one per usable physical core")
     group.add_argument(
         "--backend",
-        choices=("cpu", "reference", "jax"),
+        choices=("cpu", "reference", "jax", "openvino"),
         default="cpu",
-        metavar="cpu|reference|jax",
-        help="what computes: compiled kernels, NumPy alone, which is slow, or XLA (default: cpu)",
+        metavar="cpu|reference|jax|openvino",
+        help="what computes: compiled kernels, NumPy alone, which is slow, XLA, or OpenVINO (default: cpu)",
     )
 
 
@@ -355,7 +357,7 @@ COMMANDS = (
     ),
     Command(
         "dmlm",
-        "train masked language models, write with them, fill masks",
+        "train masked language models, write with them, fill masks, correct texts",
         "ACTION [...]",
         _WORDS,
         dmlm_options,

@@ -228,6 +228,9 @@ HELP = {
         "供 /v1/tasks/classify 和 /v1/tasks/sentiment 使用的分类头；可重复"
     ),
     "what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)": "用什么计算：编译好的内核，或只用 NumPy（很慢；默认：cpu）",
+    "what computes: compiled kernels, NumPy alone, which is slow, XLA, or OpenVINO (default: cpu)": (
+        "用什么计算：编译好的内核，只用 NumPy（很慢），XLA，或 OpenVINO（默认：cpu）"
+    ),
     "default: one per usable physical core": "线程数（默认：每个可用物理核一个）",
     "tokens at most (default: 512)": "最多词元数（默认：512）",
     "tokens before the answer may end by itself": "回答至少有这么多词元才可自行结束",
@@ -343,6 +346,9 @@ HELP = {
     "for an answer (default: 500ms)": "回答的时限（默认：500ms）",
     "print replies as JSON lines": "以 JSON 行输出回复",
     "print JSON instead of tables": "输出 JSON 而非表格",
+    "run a small program through each backend, and print what was shown: executed, or lowered for a platform": (
+        "让每个后端运行一个小程序，并输出所证明的：已执行，或已为某平台降级编译"
+    ),
 }
 
 

@@ -6,11 +6,15 @@ Owns these texts. Knows no parser. Invariant: every key is a text of `cli.option
 from __future__ import annotations
 
 DMLM_HELP = {
-    "train masked language models, write with them, fill masks": "训练掩码语言模型，用它们写作，填补掩码",
+    "train masked language models, write with them, fill masks, correct texts": (
+        "训练掩码语言模型，用它们写作，填补掩码，纠正文本"
+    ),
     "ACTION is train TEXT... (files in UTF-8, into --out), write FOLDER PROMPT (an answer of a model that restores "
-    "masked tokens), or fill MODEL TEXT (tokens for the masks of a text, by an encoder).": (
+    "masked tokens), fill MODEL TEXT (tokens for the masks of a text, by an encoder), or correct MODEL TEXT "
+    "(spelling and grammar in English and Chinese, judged by a decoder).": (
         "ACTION 为 train TEXT...（UTF-8 文件，写入 --out）、write FOLDER PROMPT（由还原掩码的模型作答）"
-        "或 fill MODEL TEXT（由编码器为文本中的掩码给出词元）。"
+        "fill MODEL TEXT（由编码器为文本中的掩码给出词元）"
+        "或 correct MODEL TEXT（纠正中英文的拼写与语法，由解码器判断）。"
     ),
     "training": "训练",
     "where the model and its checkpoint lie; a run that is there goes on": "模型及其检查点所在的文件夹；已有的训练会继续",
@@ -28,6 +32,9 @@ DMLM_HELP = {
         "每块的词元数，块与块之间只看前文；0：所有词元互相可见（默认：0）"
     ),
     "default: 4": "默认：4",
+    "layers of a decoder that writes what is masked, as in T5; 0: none (default: 0)": (
+        "写出被掩盖内容的解码器的层数，如 T5；0：没有（默认：0）"
+    ),
     "default: 192": "默认：192",
     "default: 6": "默认：6",
     "inner width of feed-forward layers (default: 512)": "前馈层的内部宽度（默认：512）",

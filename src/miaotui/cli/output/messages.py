@@ -329,6 +329,8 @@ RUNNING = CliMessage("running", "进行中")
 
 PROCESSOR = CliMessage("Processor", "处理器")
 INSTRUCTION_SETS = CliMessage("Instruction sets", "指令集")
+ACCELERATORS = CliMessage("Other devices: {devices}", "其他设备：{devices}")
+BACKEND = CliMessage("Backend: {name}", "后端：{name}")
 IN_USE = CliMessage("{name} (in use)", "{name}（使用中）")
 CORES = CliMessage("Cores", "核心")
 CORES_TEXT = CliMessage(

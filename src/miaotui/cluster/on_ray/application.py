@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -112,6 +113,9 @@ class Ingress:
         for name, pool in self._pools.items():
             if not await asyncio.to_thread(pool.wait, 1, FIRST_REPLICA_S):
                 raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
+        for specification in self._cluster.pools:
+            for adapter, path in specification.adapters.items():
+                await asyncio.to_thread(loops[specification.name].adapters.load, adapter, Path(path))
         self._services = open_services(loops, settings)
         operations = self._services.operations
         PoolMetrics(self._pools, operations.metrics.registry)
@@ -192,8 +196,6 @@ def build(values: Mapping[str, Any]) -> Any:
 
     ``values`` are those of a cluster file, or ``{"file": PATH}``. Raises `RequestError`.
     """
-    from pathlib import Path  # noqa: PLC0415  (only here)
-
     file = values.get("file")
     cluster = ClusterFile.of(values) if file is None else ClusterFile.read(Path(str(file)))
     return application(cluster.located())

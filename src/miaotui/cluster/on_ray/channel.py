@@ -50,6 +50,10 @@ class RayChannel:
         """Return the replica's report."""
         return await self._connected().report()
 
+    async def adapt(self, message: Message) -> Message:
+        """Have the replica load or unload an adapter."""
+        return await self._connected().adapt(message)
+
     async def answer(self, message: Message) -> AsyncGenerator[Message, None]:
         """Yield the pieces of one answer."""
         async with aclosing(self._connected().answer(message)) as pieces:

@@ -19,7 +19,8 @@ from miaotui.cluster.routing.forecast import Outlook, ReplicaCost, ReplicaLoad, 
 from miaotui.cluster.routing.prefixes import PAGE_TOKENS, PrefixIndex
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 
-EQUAL_SHARE, EQUAL_S = 0.02, 0.002  # of each other: forecasts that count as equal
+EQUAL_SHARE, EQUAL_S = 0.15, 0.002  # of each other: forecasts that count as equal
+CROWD = 2  # requests more than another one that is done at the same time: too many, whatever prefixes say
 MIXERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of SplitMix64 (Steele, Lea, Flood 2014)
 
 Outcome = Literal["finished", "cancelled", "refused", "client_error", "failed"]
@@ -214,9 +215,11 @@ class Router:
         if not found:
             raise self._none_left(now_s)
         equal_s = best_s + max(EQUAL_S, EQUAL_SHARE * best_s)
+        same_s = best_s + EQUAL_S  # what lies within is noise: there the number of requests says more
+        crowd = min((each[2].all.requests for each in found if each[0].last_s <= same_s), default=0) + CROWD
         seen, tokens, replica = min(
-            (each for each in found if each[0].last_s <= equal_s),
-            key=lambda each: (-each[1], each[2].load.requests + each[2].others.requests, _rank(request, each[2])),
+            (e for e in found if e[0].last_s <= equal_s and (e[0].last_s > same_s or e[2].all.requests < crowd)),
+            key=lambda each: (-each[1], each[2].all.requests, _rank(request, each[2])),
         )
         return replica, seen, tokens
 

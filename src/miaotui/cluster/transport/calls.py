@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 from collections.abc import AsyncGenerator
 
 from miaotui.cluster.messages import Message
 from miaotui.errors import ReplicaLostError
 
+LOG = logging.getLogger("miaotui.cluster")
 LINE_BYTES = 1 << 26  # of one message
 _ENDS = ("end", "error")
 
@@ -49,6 +51,10 @@ class Calls:
         """Return the replica's report."""
         return await self._ask("report")
 
+    async def adapt(self, message: Message) -> Message:
+        """Have the replica load or unload an adapter."""
+        return await self._ask("adapt", message)
+
     async def answer(self, message: Message) -> AsyncGenerator[Message, None]:
         """Yield the pieces of one answer."""
         number, pieces = self._begin()
@@ -75,10 +81,10 @@ class Calls:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def _ask(self, call: str) -> Message:
+    async def _ask(self, call: str, message: Message | None = None) -> Message:
         number, pieces = self._begin()
         try:
-            await self._send({"number": number, "call": call})
+            await self._send({"number": number, "call": call, "message": message})
             return await self._next(pieces)
         finally:
             del self._waiting[number]
@@ -113,8 +119,13 @@ class Calls:
                 pieces = self._waiting.get(reply["number"])
                 if pieces is not None:
                     pieces.put_nowait(reply["piece"])
-        except OSError:  # reset, or gone from the network
-            pass
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:  # reset, gone from the network, or no replica's lines
+            LOG.info("%s: %s: %s", self._place, type(error).__name__, error)
         finally:
             self._lose()
 

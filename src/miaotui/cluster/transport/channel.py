@@ -21,6 +21,9 @@ class Channel(Protocol):
     async def report(self) -> Message:
         """Return `Replica.report`. Raises `ReplicaLostError`."""
 
+    async def adapt(self, message: Message) -> Message:
+        """Return the reply of `Replica.adapt`. Raises `ReplicaLostError`."""
+
     def abandon(self) -> None:
         """Give the replica up, which does not answer: calls that wait raise `ReplicaLostError`."""
 

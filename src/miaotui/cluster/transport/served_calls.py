@@ -47,6 +47,8 @@ class ServedCalls:
             async with aclosing(self._replica.answer(call["message"])) as pieces:
                 async for piece in pieces:
                     await self._write(number, piece)
+        elif kind == "adapt":
+            await self._write(number, await self._replica.adapt(call["message"]))
         else:
             await self._write(number, self._replica.describe() if kind == "describe" else self._replica.report())
 

@@ -45,6 +45,7 @@ class TextPasses:
         self._backend, self._masked, self._uses_cache = backend, masked, exact_cache
         self._final = 0  # positions whose keys and values are final
         self._known: tuple[int, ...] = ()  # their tokens
+        self._left = False  # whether an earlier pass left this text in the pages
         self.passes = self.rows = 0
 
     @property
@@ -63,9 +64,18 @@ class TextPasses:
         """Return the rows of the largest pass."""
         return self._backend.limits.rows
 
+    @property
+    def final(self) -> int:
+        """Return how many positions have keys and values that are final."""
+        return self._final
+
+    def move(self, pages: range) -> None:
+        """Go on in other pages: what lay in the old ones is computed again."""
+        self._pages, self._final, self._known, self._left = pages, 0, (), False
+
     def begin(self) -> None:
         """Forget the last text."""
-        self._final, self._known, self.passes, self.rows = 0, (), 0, 0
+        self._final, self._known, self._left, self.passes, self.rows = 0, (), False, 0, 0
 
     def logits(self, tokens: Sequence[int], first: int, end: int, keep: int = 0) -> Floats:
         """Compute the logits of positions ``first .. end - 1`` of a text, float32 ``[end - first, vocab]``.
@@ -88,6 +98,7 @@ class TextPasses:
             self._run(text, start, some, some, some)
             start = some
         found = self._run(text, start, stop, first - shift, end - shift)
+        self._left = True
         if block:
             self._finish(text, first // block * block)
         return found
@@ -95,7 +106,7 @@ class TextPasses:
     def _start(self, text: tuple[int, ...], keep: int) -> int:
         """Return the first position whose keys and values are not those of this text."""
         if not self._masked.block or not self._uses_cache:
-            return keep if not self._masked.block else 0
+            return keep if not self._masked.block and self._left else 0
         same = min(self._final, len(text))
         if text[:same] != self._known[:same]:
             differs = next(at for at in range(same) if text[at] != self._known[at])

@@ -24,13 +24,15 @@ class TrainRecipe:
     """TrainRecipe of a run. Raises `RequestError` for values out of range.
 
     ``block`` 0: all positions see each other (an encoder with a masked head); else blocks of so many positions, causal
-    between blocks (BD3-LM). ``length`` is tokens of a text, ``batch`` texts of a step.
+    between blocks (BD3-LM). With ``decoder_layers`` a decoder writes what is masked (T5). ``length`` is tokens of a
+    text, ``batch`` texts of a step.
     """
 
     layers: int = 4
     width: int = 192
     heads: int = 6
     ffn: int = 512
+    decoder_layers: int = 0
     vocabulary: int = 4096
     length: int = 128
     block: int = 0
@@ -55,6 +57,14 @@ class TrainRecipe:
             )
         if self.block and (not 1 <= self.block <= self.length or self.length % self.block):
             raise RequestError(f"the length of a text ({self.length}) must be a multiple of block ({self.block})")
+        if not 0 <= self.decoder_layers <= MOST["layers"]:
+            raise RequestError(f"decoder_layers must be from 0 to {MOST['layers']}, not {self.decoder_layers!r}")
+        if self.decoder_layers and (self.block or self.masks == "adaptive"):
+            raise RequestError("a decoder writes spans from left to right: leave block out, and choose other masks")
+        if self.decoder_layers and self.head_dim % WIDTH_STEP:
+            raise RequestError(
+                f"with a decoder a head (width / heads) is a multiple of {WIDTH_STEP}, not {self.head_dim}"
+            )
         if self.masks not in MASKS:
             raise RequestError(f"no masks are called {self.masks!r}: choose one of {', '.join(MASKS)}")
         schedule_named(self.schedule)

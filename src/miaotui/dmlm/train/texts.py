@@ -27,6 +27,7 @@ EVERY = 20  # one text in so many is held out
 LEAST_TEXTS = 40  # two held out
 PAD, END, MASK = "<|pad|>", "<|endoftext|>", "<|mask|>"
 SPECIALS = (PAD, END, MASK)
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(64))  # T5's names, for an encoder-decoder
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ class TextCorpus:
             yield self.batch(numbers[start : start + size])
 
 
-def read_corpus(paths: Sequence[Path], vocabulary: int, length: int, tokenizer: Any = None) -> TextCorpus:
-    """Read text files, in UTF-8. A ``tokenizer`` is trained on them unless one is given.
+def read_corpus(
+    paths: Sequence[Path], vocabulary: int, length: int, tokenizer: Any = None, sentinels: Sequence[str] = ()
+) -> TextCorpus:
+    """Read text files, in UTF-8. A ``tokenizer`` with ``sentinels`` is trained on them unless one is given.
 
     Raises `RequestError` for no file, files that are no text, and too little or too much text.
     """
@@ -81,7 +84,7 @@ def read_corpus(paths: Sequence[Path], vocabulary: int, length: int, tokenizer: 
     if sum(map(len, lines)) > MOST_BYTES:
         raise RequestError(f"the texts have more than {MOST_BYTES >> 20} MB: train on a part of them")
     if tokenizer is None:
-        tokenizer = train_tokenizer(lines, vocabulary, SPECIALS)
+        tokenizer = train_tokenizer(lines, vocabulary, (*SPECIALS, *sentinels))
     spans = [word_spans(line) for line in lines]
     common = find_collocations([line[a:b] for a, b in found] for line, found in zip(lines, spans, strict=True))
     tokens: list[Ints] = []

@@ -58,7 +58,7 @@ class Trainer:
         """
         self.torch = torch = load_torch()
         self.recipe, self.corpus = recipe, corpus
-        self.network = Network(torch, recipe, corpus.vocab_size)
+        self.network: Any = self._make_network()
         schedule = schedule_named(recipe.schedule)
         self.masking: Masking = masking_named(recipe.masks, corpus.mask_id, corpus.vocab_size, schedule, recipe.seed)
         decayed = [values for values in self.network.weights.values() if values.ndim > 1]
@@ -72,6 +72,9 @@ class Trainer:
         elif pretrained is not None:
             require_same_shape(pretrained, recipe, corpus)
             take_weights(torch, self.network.weights, pretrained.arrays)
+
+    def _make_network(self) -> Any:
+        return Network(self.torch, self.recipe, self.corpus.vocab_size)
 
     def steps(self) -> Iterator[TrainProgress]:
         """Train to the end of the recipe."""

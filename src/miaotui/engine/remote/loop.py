@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from miaotui.backends.backend import require
+from miaotui.engine.adapters import Adapters
 from miaotui.engine.engine import RequestPreparation
 from miaotui.engine.reading.readers import Readers, ReadLoop
-from miaotui.engine.remote.state import RemoteAdapters, RemoteAdmission, RemoteMachines, RemoteScheduler, RemoteState
+from miaotui.engine.remote.state import RemoteAdmission, RemoteMachines, RemoteScheduler, RemoteState
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.sampling.sampler import Choice
 from miaotui.errors import DeadlineUnattainableError, MiaotuiError, OverloadedError, RefusedError, RequestError
@@ -42,6 +43,10 @@ _NO_OPTIONS = RequestOptions()
 
 class Dispatcher(Protocol):
     """Sender of requests to engines elsewhere; any thread may call it, and nothing here waits."""
+
+    @property
+    def adapters(self) -> Adapters:
+        """Return the adapters of the engines."""
 
     @property
     def state(self) -> RemoteState:
@@ -88,7 +93,7 @@ class RemoteLoop(ReadLoop):
         super().__init__(Readers())
         self.model = model
         self.admission = RemoteAdmission()
-        self.adapters = RemoteAdapters()
+        self.adapters = dispatcher.adapters
         self.shares_cores = False
         self.engine = _RemoteEngine(preparation, dispatcher)
         self.promises = self
@@ -115,6 +120,9 @@ class RemoteLoop(ReadLoop):
         if options.deadline is not None:
             require(self.engine.backend, "promises")
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
+        if options.adapter is not None:
+            require(self.engine.backend, "adapters")
+            request.adapter = self.adapters.number_of(options.adapter)
         request.follow(options)
         with self._lock:
             self._active[request.number] = request
@@ -271,7 +279,6 @@ def _refuse_lacking(params: SamplingParams, options: RequestOptions) -> None:
     """Raise `RequestError` for what cannot be asked of engines in other processes yet."""
     lacking = {
         "log-probabilities of the prompt": params.prompt_logprobs is not None,
-        "an adapter": options.adapter is not None,
         "an explanation of its tokens": options.explains,
     }
     for name, is_asked in lacking.items():

@@ -6,14 +6,9 @@ quotes read them. Knows no way to an engine. Invariant: everything shown was pub
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from miaotui.backends.backend import BackendIdentity, BackendStats, Capabilities
-from miaotui.engine.adapters import Adapters, LoadedAdapter
-from miaotui.errors import RequestError
-from miaotui.schedule.plan import NO_ADAPTER
 from miaotui.schedule.promises.admission import AdmissionCounts, AdmissionLimits
 from miaotui.schedule.promises.cost import CostRates
 from miaotui.schedule.scheduler import SchedulerStats
@@ -29,6 +24,7 @@ class RemoteState:
 
     engines: int = 0  # that take requests
     asleep: bool = False  # none runs, and the next request starts one
+    adapters: bool = False  # whether they take adapters
     promises: bool = True  # whether they can promise deadlines
     running: int = 0
     waiting: int = 0
@@ -76,7 +72,7 @@ class RemoteMachines:
     @property
     def capabilities(self) -> Capabilities:
         """Return what requests to these engines can have."""
-        return replace(ABLE, promises=self._state.promises)
+        return replace(ABLE, promises=self._state.promises, adapters=self._state.adapters)
 
     def stats(self) -> BackendStats:
         """Return a snapshot."""
@@ -100,34 +96,3 @@ class RemoteAdmission:
             self.counts.met += promise.met
             self.counts.missed += not promise.met
         self.counts.shortened += promise.shortened
-
-
-class RemoteAdapters(Adapters):
-    """Adapters of engines elsewhere: none yet."""
-
-    def __getitem__(self, name: str) -> LoadedAdapter:
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-    def number_of(self, adapter: LoadedAdapter | str | None) -> int:
-        """Return the number of no adapter. Raises `RequestError` for any other."""
-        if adapter is not None:
-            raise _no_adapters()
-        return NO_ADAPTER
-
-    def load(self, name: str, path: Path) -> LoadedAdapter:
-        """Raise `RequestError`."""
-        raise _no_adapters()
-
-    def unload(self, name: str) -> None:
-        """Raise `RequestError`."""
-        raise _no_adapters()
-
-
-def _no_adapters() -> RequestError:
-    return RequestError("a model of a cluster takes no adapters yet: merge it into the model, or ask a single server")

@@ -25,6 +25,8 @@ EXPERT_GROUPS = 17  # groups of experts that follow each other, of which a row c
 KEPT_GROUPS = 18
 GROUP_BEST = 27  # how many of its highest ranks are a group's: 1 or 2
 
+ROUTE_SCALES = 32  # address of a float32 factor of each expert's weight, or 0
+
 # fields of `gather` and of products, besides those of `linear.fields`
 TABLE = 19  # which experts are used, and by which routes
 TABLE_ROUTES = 20

@@ -31,6 +31,7 @@ from miaotui.kernels.experts.fields import (
     PICKS,
     ROUTE_FIELDS,
     ROUTE_ROW,
+    ROUTE_SCALES,
     ROUTE_WEIGHT,
     ROUTED,
     ROUTES,
@@ -156,7 +157,10 @@ def route_row(op, row):  # type: ignore[no-untyped-def]
         factor = factor / total
     for index in range(chosen):
         at = ROUTE_FIELDS * index + ROUTE_WEIGHT
-        poke(picks, at, bits(peek_float(picks, at) * factor))
+        weight = peek_float(picks, at) * factor
+        if peek(op, ROUTE_SCALES) != 0:
+            weight *= load_float(peek(op, ROUTE_SCALES) + 4 * peek(picks, ROUTE_FIELDS * index))
+        poke(picks, at, bits(weight))
     return 0
 
 

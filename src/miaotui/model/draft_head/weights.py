@@ -6,8 +6,9 @@ that before this layer). A head with attention has two more: ``query`` ``[heads,
 layer's keys, and ``mix`` ``[hidden, heads]`` takes the values that they find; ``heads`` is the width of all query
 heads of the model. The outputs are the model's own rows of those tokens, so the file does not hold them. It may hold
 ``spread`` ``[hidden, hidden]``, the mean of ``s sT`` over the head's normed states ``s``, by which the outputs are
-rounded. Owns checking. Invariant: a head is loaded only for the model that it was trained for, known by a digest of
-the model's final norm.
+rounded. A head that drafts blocks has ``masks`` ``[5, hidden]``: inputs in the place of tokens that are not known yet,
+so that all tokens after the first one are drafted in one pass. Owns checking. Invariant: a head is loaded only for the
+model that it was trained for, known by a digest of the model's final norm.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.store import PackedFile, PackedStore, content_key
+from miaotui.kernels.draft.draft_fields import MAX_HEAD_DRAFT
 from miaotui.kernels.linear.formats import UNIT_ROWS, Format
 from miaotui.kernels.linear.packed_blocks import quantize
 from miaotui.model.draft_head.packing import alternating, packed, padded, rows_of
@@ -30,13 +32,14 @@ from miaotui.model.packed import Matrix, PackedModel
 
 FOLDER = Path(__file__).parent / "heads"
 FOLDER_NAME = "heads"  # of the user's own heads, in the cache
-LAYOUT = 4  # of packed heads in the cache
+LAYOUT = 5  # of packed heads in the cache
 TRUNK, OUTPUTS = Format.Q4M, Format.Q4  # a step is as fast as it is small
 MOST_LAYERS = 1 << 16
+MASKS = MAX_HEAD_DRAFT - 1  # tokens of a block after the first one
 INPUTS = 3  # states of a cell: the last one, the newest token's embedding, one from the middle
 _NAMES = {"tokens", "gate", "up", "down", "carry", "layer"}
 _ATTENTION = {"query", "mix"}  # of a head with attention
-_SPREAD = "spread"  # optional
+_SPREAD, _MASKS = "spread", "masks"  # optional
 
 
 class HeadWeights(NamedTuple):
@@ -51,6 +54,7 @@ class HeadWeights(NamedTuple):
     norm: NDArray[np.float32]  # the model's final one
     query: Matrix | None = None  # `query` and `mix`: of a head with attention
     mix: Matrix | None = None
+    masks: Matrix | None = None  # of a head that drafts blocks
     file: PackedFile | None = None  # the file that the others are mapped from
 
     @property
@@ -128,6 +132,9 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
         heads = weights.matrix(f"layers.{layer}.o").inputs
         if (attention["query"].shape, attention["mix"].shape) != ((heads, INPUTS * hidden), (hidden, heads)):
             raise _misfit(path, hidden)
+    masks = {name: arrays[name] for name in {_MASKS} & set(arrays)}
+    if masks and masks[_MASKS].shape != (MASKS, hidden):
+        raise _misfit(path, hidden)
     return {
         "layer": layer,
         "tokens": tokens,
@@ -136,6 +143,7 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
         "down": packed(quantize(TRUNK, padded(down))),
         "outputs": _outputs(path, rows_of(outer, tokens), arrays.get(_SPREAD), weights.vector("final_norm")),
         **{name: packed(quantize(TRUNK, padded(attention[name]))) for name in sorted(attention)},
+        **{name: packed(quantize(Format.Q8, padded(each))) for name, each in masks.items()},
     }
 
 
@@ -176,7 +184,7 @@ def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]
     from miaotui.hub.formats.safetensors import read_safetensors  # noqa: PLC0415  (a packed head needs none of this)
 
     stored = read_safetensors(path)
-    if set(stored) - {_SPREAD} not in (_NAMES, _NAMES | _ATTENTION):
+    if set(stored) - {_SPREAD, _MASKS} not in (_NAMES, _NAMES | _ATTENTION):
         raise ModelFormatError(
             f"{path} holds {', '.join(sorted(stored)[:8])} and no draft head, which has {', '.join(sorted(_NAMES))}"
         )

@@ -47,6 +47,7 @@ from miaotui.model.reading.positions.rope_from_gguf import (
 )
 from miaotui.model.reading.positions.windows import every_nth, layer_windows, rope_in_windows
 from miaotui.model.reading.sources import CanonicalTensors, TensorSource, fused_gate_up, fused_qkv, in_half_split_order
+from miaotui.model.reading.stored.fused_experts import split_gguf_experts
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "GGUF metadata"
@@ -153,14 +154,14 @@ def _masked(metadata: Mapping[str, Any], architecture: Architecture) -> MaskedCo
 
 
 def _ffn_size(fields: Fields, experts: ExpertsConfig | None) -> int:
-    return experts.size if experts and all(experts.layers) else _same_in_all_layers(fields, "feed_forward_length")
+    return experts.size if experts and experts.replace_all else _same_in_all_layers(fields, "feed_forward_length")
 
 
 def tensors_from_gguf(
     config: ModelConfig, metadata: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> CanonicalTensors:
     """Return the file's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
-    architecture = _architecture(metadata)
+    architecture, stored = _architecture(metadata), split_gguf_experts(stored)
     sources = gguf_sources(config, architecture, stored)
     if config.latent is not None:
         stored = with_keys_turned_back(stored)

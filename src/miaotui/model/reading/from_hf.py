@@ -46,12 +46,13 @@ from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 WHERE = "config.json"
 # Features that the forward pass lacks, by the key that declares them.
 QUANTIZED = "quantization_config"
+BOTH_WAYS, PICTURES_ALONE = "use_bidirectional_attention", "vision"  # Gemma 4's pictures see themselves both ways
 REFUSED = {
     QUANTIZED: "already quantized weights",
     "vision_config": "vision parts (a text-only GGUF of the same model works)",
     "audio_config": "audio parts",
     "mlp_bias": "biases in its feed-forward layers",
-    "use_bidirectional_attention": "bidirectional attention (an encoder)",
+    BOTH_WAYS: "bidirectional attention (an encoder)",
     "clip_qkv": "clamped queries, keys and values",
     "qk_layernorm": "layer norms of its queries and keys",
     "attention_out_bias": "a bias of attention's output alone",
@@ -113,7 +114,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
     windows = _windows(fields, architecture, rope_layers)
     has_biases = fields.flag(architecture.bias_key, False)
     multipliers = multipliers_from_hf(fields, architecture, n_layers, hidden_size)
-    query_scalar = fields.number("query_pre_attn_scalar", 1 if architecture.plain_scores else head_dim)
+    query_scalar = 1 if architecture.plain_scores else fields.number("query_pre_attn_scalar", head_dim)
     require(query_scalar > 0, "query_pre_attn_scalar", "positive", query_scalar)
     experts = experts_from_hf(fields, architecture.name, n_layers)
     config = ModelConfig(
@@ -125,7 +126,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         n_heads=n_heads,
         n_kv_heads=n_heads if latent else fields.count("num_key_value_heads", MAX_WIDTH, n_heads),
         head_dim=head_dim,
-        ffn_size=experts.size if experts and all(experts.layers) else fields.count("intermediate_size", MAX_WIDTH),
+        ffn_size=experts.size if experts and experts.replace_all else fields.count("intermediate_size", MAX_WIDTH),
         context_length=rope.context_length,
         norm_eps=multipliers.norm_eps(fields.number(architecture.eps_key, 1e-6)),
         activation=_activation(fields, architecture),
@@ -226,7 +227,9 @@ def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
 
 
 def _is_refused(declared: Fields, key: str) -> bool:
-    return bool(declared.get(key)) and not (key == QUANTIZED and _is_mxfp4(declared.get(key)))
+    value = declared.get(key)
+    harmless = (key == QUANTIZED and _is_mxfp4(value)) or (key == BOTH_WAYS and value == PICTURES_ALONE)
+    return bool(value) and not harmless
 
 
 def _masked(fields: Fields, architecture: Architecture) -> MaskedConfig | None:

@@ -28,7 +28,6 @@ Tensors = Mapping[str, StoredTensor]
 
 _BARE = ("altup_scale", "scale")  # tensors whose names in safetensors have no ending
 _STACKED = ("stream_up", "stream_down")
-_EXPERTS = "enable_moe_block"
 
 
 # config.json
@@ -48,11 +47,6 @@ def local_dim_from_hf(fields: Fields) -> int:
 
 def with_parts_from_hf(config: ModelConfig, fields: Fields) -> ModelConfig:
     """Return the configuration with the parts that ``config.json`` declares."""
-    if fields.get(_EXPERTS):
-        raise UnsupportedModelError(
-            f"the model has experts beside its feed-forward layers ({_EXPERTS}), which is not supported for Gemma: "
-            "choose another model"
-        )
     width = fields.size("hidden_size_per_layer_input", MAX_INPUT_WIDTH)
     inputs = LayerInputsConfig(width, fields.count("vocab_size_per_layer_input", MAX_VOCAB)) if width else None
     streams = None

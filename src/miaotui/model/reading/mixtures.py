@@ -19,7 +19,7 @@ from miaotui.model.reading.sources import TensorSource
 
 _GATING: Mapping[int, Scores] = {0: "softmax", 1: "softmax", 2: "sigmoid", 3: "softmax"}
 _COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # config.json's names
-_CHOSEN = ("num_experts_per_tok", "moe_k")
+_CHOSEN = ("num_experts_per_tok", "moe_k", "top_k_experts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Mixture:
     size: str = "moe_intermediate_size"
     shared_gate: bool = False
     expert_bias: bool = False  # of the router and of each expert; with the clamped activation
+    beside: bool = False  # of the usual feed-forward part; files of the architecture may have no experts
     optional: bool = False  # a GGUF file of the architecture may have no experts
 
 
@@ -74,6 +75,17 @@ MIXTURES: Mapping[str, Mixture] = {
         normalized=True,
         size="intermediate_size",
         expert_bias=True,
+    ),
+    "gemma4": Mixture(
+        names={
+            "router": "router.proj.weight",
+            "router_scale": "router.scale",
+            "route_scale": "router.per_expert_scale",
+            **{f"expert_{part}": f"experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")},
+        },
+        normalized=True,
+        optional=True,
+        beside=True,
     ),
     "granitemoe": Mixture(
         names=_mlp_names("block_sparse_moe") | {"router": "block_sparse_moe.router.layer.weight"},
@@ -121,6 +133,8 @@ GGUF_NAMES = {
     "expert_gate_bias": "ffn_gate_exps.bias",
     "expert_up_bias": "ffn_up_exps.bias",
     "expert_down_bias": "ffn_down_exps.bias",
+    "router_scale": "ffn_gate_inp.scale",
+    "route_scale": "ffn_down_exps.scale",
     "shared_router": "ffn_gate_inp_shexp.weight",
     "shared_gate": "ffn_gate_shexp.weight",
     "shared_up": "ffn_up_shexp.weight",
@@ -135,6 +149,8 @@ def experts_from_hf(fields: Fields, architecture: str, n_layers: int) -> Experts
     """
     count_key = next((key for key in _COUNTS if fields.get(key)), None)
     mixture = MIXTURES.get(architecture)
+    if mixture and mixture.beside and not fields.flag("enable_moe_block", False):
+        return None
     if count_key is None or (mixture is None and fields.get(count_key) == 1):  # one expert is a plain network
         _require_plain(mixture, fields.where, f"none of {', '.join(_COUNTS)} is there")
         return None
@@ -160,6 +176,7 @@ def experts_from_hf(fields: Fields, architecture: str, n_layers: int) -> Experts
         groups=_hf_groups(fields, mixture.scores),
         shared_size=_hf_shared_size(fields, size),
         shared_gate=mixture.shared_gate,
+        beside=mixture.beside,
         **_biases(mixture),
     )
 
@@ -249,6 +266,7 @@ def experts_from_gguf(fields: Fields, architecture: str, n_layers: int) -> Exper
         groups=_groups(fields, "expert_group_count", "expert_group_used_count", scores),
         shared_size=fields.size("expert_shared_feed_forward_length", MAX_WIDTH) or shared,
         shared_gate=mixture.shared_gate,
+        beside=mixture.beside,
         **_biases(mixture),
     )
 

@@ -116,7 +116,8 @@ def _latent_shapes(config: ModelConfig, latent: LatentConfig) -> Shapes:
 def _ffn_shapes(config: ModelConfig, experts: ExpertsConfig | None) -> Shapes:
     hidden = config.hidden_size
     shapes = _norm(config, "ffn_norm") if config.pre_norms and not config.parallel else {}
-    shapes |= _plain_shapes(config) if experts is None else _expert_shapes(hidden, experts)
+    shapes |= _plain_shapes(config) if experts is None or experts.beside else {}
+    shapes |= {} if experts is None else _expert_shapes(hidden, experts)
     if config.post_norms:
         shapes |= _norm(config, "ffn_post_norm")
     return shapes
@@ -135,6 +136,9 @@ def _expert_shapes(hidden: int, experts: ExpertsConfig) -> Shapes:
     """Return the router and the experts: matrices of all experts, one expert's rows after another's."""
     rows, shared = experts.count * experts.size, experts.shared_size
     shapes: Shapes = {"router": (experts.count, hidden)}
+    if experts.beside:
+        shapes |= dict.fromkeys(("dense_norm", "experts_norm", "experts_post_norm", "router_scale"), (hidden,))
+        shapes["route_scale"] = (experts.count,)
     if experts.biased:
         shapes["router_bias"] = (experts.count,)
     if experts.router_bias:

@@ -12,7 +12,13 @@ from typing import Any
 
 from miaotui.hub.formats.tensors import StoredTensor
 
-TEXT_PARTS = {"gemma3": "gemma3_text", "gemma3n": "gemma3n_text", "gemma4": "gemma4_text"}  # model_type of both
+TEXT_PARTS = {  # model_type of both
+    "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
+}
+_SAME_AS = {"gemma4_unified_text": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}
 _TEXT = ("model.language_model.", "language_model.model.")  # what the names of a text part begin with
 _HEAD = "language_model.lm_head."
 _OTHERS = ("vision", "audio", "multi_modal")  # what is in the names of the other parts
@@ -22,10 +28,11 @@ _SHARED_KEYS = ("tie_word_embeddings", "quantization_config")  # of the whole
 def text_values(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the ``config.json`` of the text part; of a model that has no other, its own."""
     name, part = values.get("model_type"), values.get("text_config")
-    if not (isinstance(name, str) and name in TEXT_PARTS and isinstance(part, dict)):
-        return values
-    shared = {key: values[key] for key in _SHARED_KEYS if key in values}
-    return {**shared, **part, "model_type": TEXT_PARTS[name]}
+    if isinstance(name, str) and name in TEXT_PARTS and isinstance(part, dict):
+        shared = {key: values[key] for key in _SHARED_KEYS if key in values}
+        name = TEXT_PARTS[name]
+        values = {**shared, **part, "model_type": name}
+    return {**values, **_SAME_AS.get(name, {})} if isinstance(name, str) else values
 
 
 def text_name(name: str) -> str:

@@ -55,12 +55,15 @@ def require_shape(config: ModelConfig, layers: int | None, kv_heads: int | None,
         raise UnsupportedModelError(
             "heads and channels can be left out of models with plain attention and feed-forward parts: choose layers"
         )
+    if config.alibi and layers is not None:
+        raise UnsupportedModelError("a file of Baichuan 13B is told by its number of layers: choose another model")
     if config.masked is not None:
         raise UnsupportedModelError("models that restore masked tokens cannot be pruned: choose another model")
 
 
 def _has_plain_widths(config: ModelConfig) -> bool:
-    return config.experts is None and config.latent is None and not config.joint_qk_norm and not config.sinks
+    rare = config.joint_qk_norm or config.sinks or config.alibi  # slopes follow the number of a head
+    return config.experts is None and config.latent is None and not rare
 
 
 def pruned_config(config: ModelConfig, shape: PrunedShape) -> ModelConfig:

@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel
-from miaotui.schedule.promises.forecast import ALONE, CROWDED, AnswerErrors, Job, SchedulingPolicy, forecast
+from miaotui.schedule.promises.forecast import (
+    ALONE,
+    CROWDED,
+    AnswerErrors,
+    Job,
+    JobForecast,
+    SchedulingPolicy,
+    forecast,
+)
 from miaotui.schedule.promises.lengths import AnswerLengths
 from miaotui.schedule.promises.promise import HAND_OVER_S, Allowance, PromiseEntry, PromiseRequest
 from miaotui.types import Deadline, Promise
@@ -80,8 +88,14 @@ class _Clock:
 class Admission:
     """The book of promises. Call ``admit`` before a request enters; the engine's thread reports progress."""
 
-    def __init__(self, cost: CostModel, policy: SchedulingPolicy, limits: AdmissionLimits | None = None) -> None:
-        self.cost = cost
+    def __init__(
+        self,
+        cost: CostModel,
+        policy: SchedulingPolicy,
+        limits: AdmissionLimits | None = None,
+        forecast: JobForecast = forecast,
+    ) -> None:
+        self.cost, self._forecast = cost, forecast
         self.counts = AdmissionCounts()
         self.lengths = AnswerLengths()
         self.limits = limits or AdmissionLimits()
@@ -170,7 +184,7 @@ class Admission:
             if not others:
                 return math.inf
             start, allowed_s = self._start_s(now_s), self._allowed_s(now_s, True)
-            found = forecast([each.job for each in others], self.cost, self._promised_policy(), start)
+            found = self._forecast([each.job for each in others], self.cost, self._promised_policy(), start)
             return -max(each.late_s(found[each.job.number], start, allowed_s) for each in others)
 
     def step_left_s(self, now_s: float) -> float:
@@ -187,8 +201,8 @@ class Admission:
         """Note that a step begins whose outcome the book does not know yet; ``step_s`` gives its time."""
         self._clock = _Clock(policy, now_s, step_s)
 
-    def update(self, progress: Iterable[tuple[int, int, int, int]], now_s: float) -> None:
-        """Enter a step's progress: (number, prompt tokens left, tokens computed, tokens answered)."""
+    def update(self, progress: Iterable[tuple[int, int, int, int]], now_s: float, is_shown: bool = True) -> None:
+        """Enter (number, prompt tokens left, tokens computed and answered); ``is_shown``: the first one answered."""
         with self._lock:
             for number, prompt_left, length, answered in progress:
                 entry = self._book.get(number)
@@ -198,7 +212,7 @@ class Admission:
                 job.running = True
                 job.prompt_left, job.length = prompt_left, length
                 job.answer_left = max(self._expected(entry, answered) - answered, 1)
-                if answered and entry.first_s is None:
+                if answered and is_shown and entry.first_s is None:
                     entry.first_s = now_s
             self._clock = _Clock(self._clock.policy, self._clock.as_of_s)
 
@@ -253,7 +267,7 @@ class Admission:
     def _alone_s(self, entry: PromiseEntry, now_s: float) -> float:
         """Return the time from the arrival of this request to its last token, when nothing else runs."""
         start = self._start_s(now_s)
-        found = forecast([entry.job], self.cost, self._clock.policy, start)
+        found = self._forecast([entry.job], self.cost, self._clock.policy, start)
         return found[entry.job.number].last_s - entry.wish.arrived_s
 
     def _crowd(self) -> None:
@@ -312,11 +326,11 @@ class Admission:
         start, allowed_s = self._start_s(now_s), self._allowed_s(now_s, bool(others))
         jobs = [each.job for each in others]
         policy = self._promised_policy()
-        found = forecast([*jobs, entry.job], self.cost, policy, start)
+        found = self._forecast([*jobs, entry.job], self.cost, policy, start)
         late = entry.late_s(found[entry.job.number], start, allowed_s)
         harmed = [(o, by) for o in others if (by := o.late_s(found[o.job.number], start, allowed_s)) > 0]
         if harmed:
-            before = forecast(jobs, self.cost, policy, start)
+            before = self._forecast(jobs, self.cost, policy, start)
             for other, by in harmed:
                 if other.late_s(before[other.job.number], start, _as_foreseen) <= 0:  # not lost anyway
                     late = max(late, by)
@@ -344,7 +358,7 @@ class Admission:
         start = self._start_s(now_s)
         others = sorted((each.job for each in self._book.values()), key=lambda job: job.rank)
         played = [*others[:MOST_PLAYED], entry.job]
-        last = forecast(played, self.cost, self._clock.policy, start)[entry.job.number].last_s
+        last = self._forecast(played, self.cost, self._clock.policy, start)[entry.job.number].last_s
         if len(others) > MOST_PLAYED:
             last = start + (last - start) * len(others) / MOST_PLAYED
         return (last + self.hand_over_s - entry.wish.arrived_s) * 1e3

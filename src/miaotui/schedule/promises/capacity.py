@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from miaotui.schedule.promises.cost import CostModel
-from miaotui.schedule.promises.forecast import Job, SchedulingPolicy, forecast
+from miaotui.schedule.promises.forecast import Job, JobForecast, SchedulingPolicy, forecast
 
 PROMPT, ANSWER, WITHIN_S = 60, 120, 1.0  # tokens, tokens, seconds: a question and its answer
 
@@ -30,16 +30,18 @@ class Capacity:
         return text
 
 
-def capacity(cost: CostModel, policy: SchedulingPolicy, within_s: float = WITHIN_S) -> Capacity:
+def capacity(
+    cost: CostModel, policy: SchedulingPolicy, within_s: float = WITHIN_S, forecast: JobForecast = forecast
+) -> Capacity:
     """Simulate one, then more and more equal requests that come at once."""
-    alone_s = _last_s(cost, policy, 1)
+    alone_s = _last_s(cost, policy, forecast, 1)
     people = 0
-    while people < policy.width and _last_s(cost, policy, people + 1) <= within_s:
+    while people < policy.width and _last_s(cost, policy, forecast, people + 1) <= within_s:
         people += 1
     return Capacity(ANSWER, alone_s, people, within_s)
 
 
-def _last_s(cost: CostModel, policy: SchedulingPolicy, count: int) -> float:
-    jobs = [Job(number, PROMPT, ANSWER, arrival=number) for number in range(count)]
+def _last_s(cost: CostModel, policy: SchedulingPolicy, forecast: JobForecast, count: int) -> float:
+    jobs = [Job(number, PROMPT, ANSWER, order_s=WITHIN_S, arrival=number) for number in range(count)]
     found = forecast(jobs, cost, policy, 0.0)
     return max(cost.allowed_s(finish.first_s, finish.last_s - finish.first_s) for finish in found.values())

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from miaotui.schedule.promises.cost import CostModel
@@ -74,6 +74,15 @@ class Finish:
 
     first_s: float
     last_s: float
+
+
+class JobForecast(Protocol):
+    """A simulation of how an engine serves its jobs: `forecast`, or that of another kind of engine."""
+
+    def __call__(
+        self, jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now_s: float, /
+    ) -> dict[int, Finish]:
+        """Return the time at which each job is done, by number, when nothing else comes."""
 
 
 def forecast(jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> dict[int, Finish]:

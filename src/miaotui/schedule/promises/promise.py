@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from miaotui.schedule.plan import ScheduleConfig
 from miaotui.schedule.promises.cost import CostModel
-from miaotui.schedule.promises.forecast import Finish, Job, SchedulingPolicy, forecast
+from miaotui.schedule.promises.forecast import Finish, Job, JobForecast, SchedulingPolicy, forecast
 from miaotui.types import Deadline
 
 HAND_OVER_S = 0.004  # from the last token in the engine to its bytes in the socket, at least
@@ -104,34 +104,45 @@ class Review:
 ALL_IS_WELL = Review()
 
 
-def review(entries: Sequence[PromiseEntry], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> Review:
-    """Simulate from ``now_s``, which is when the entries' states held, and decide."""
+def review(
+    entries: Sequence[PromiseEntry],
+    cost: CostModel,
+    policy: SchedulingPolicy,
+    now_s: float,
+    forecast: JobForecast = forecast,
+    hopeful: JobForecast | None = None,
+) -> Review:
+    """Simulate from ``now_s``, which is when the entries' states held, and decide.
+
+    A promise is lost when ``hopeful`` (None: ``forecast``) foresees that too.
+    """
     promised = [entry for entry in entries if entry.promised]
     if not promised:
         return ALL_IS_WELL
     beside = [entry for entry in entries if not entry.promised and entry.job.running]
-    if not _late(promised, beside, cost, policy, now_s, cost.allowed_s):
+    if not _late(promised, beside, forecast, cost, policy, now_s, cost.allowed_s):
         return ALL_IS_WELL
     if beside:
         policy = replace(policy, idle_rows=1)
     limits: dict[int, int] = {}
-    late = _late(promised, [], cost, policy, now_s, cost.allowed_s)
+    late = _late(promised, [], forecast, cost, policy, now_s, cost.allowed_s)
     for entry in late:
         if entry.may_shorten:
             limits[entry.job.number] = _cut(entry, late[entry], now_s)
     if limits:
         promised = [_with_limit(entry, limits) for entry in promised]
-        late = _late(promised, [], cost, policy, now_s, cost.allowed_s)
+        late = _late(promised, [], forecast, cost, policy, now_s, cost.allowed_s)
     if not late:
         return Review(hold_best_effort=bool(beside), limits=limits)
     until = min(entry.job.order_s for entry in late)
-    lost = _lost(promised, cost, replace(policy, until_s=until), now_s)
+    lost = _lost(promised, hopeful or forecast, cost, replace(policy, until_s=until), now_s)
     return Review(True, until, tuple(lost), limits)
 
 
 def _late(
     promised: Sequence[PromiseEntry],
     beside: Sequence[PromiseEntry],
+    forecast: JobForecast,
     cost: CostModel,
     policy: SchedulingPolicy,
     now_s: float,
@@ -156,20 +167,22 @@ def _with_limit(entry: PromiseEntry, limits: Mapping[int, int]) -> PromiseEntry:
     return entry if limit is None else replace(entry, job=replace(entry.job, answer_left=limit))
 
 
-def _lost(promised: list[PromiseEntry], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> list[int]:
+def _lost(
+    promised: list[PromiseEntry], forecast: JobForecast, cost: CostModel, policy: SchedulingPolicy, now_s: float
+) -> list[int]:
     """Choose the promises to give up so that the others can be kept."""
     lost: list[int] = []
     left, optimism = promised, cost.optimism
     while left and len(lost) < MOST_LOST:
-        late = _late(left, [], cost, policy, now_s, lambda first_s, rest_s: (first_s + rest_s) * optimism)
+        late = _late(left, [], forecast, cost, policy, now_s, lambda first_s, rest_s: (first_s + rest_s) * optimism)
         beyond = [entry for entry in late if late[entry] > _grace_s(entry, now_s)]
         if not beyond:
             break
         first = min(beyond, key=lambda entry: entry.job.rank)
         goes = first
-        if now_s + _alone_s(first.job, cost) <= first.job.due_s:
+        if now_s + _alone_s(first.job, forecast, cost, policy) <= first.job.due_s:
             ahead = (e for e in left if e.job.rank <= first.job.rank and not e.may_shorten)
-            goes = max(ahead, key=lambda entry: _alone_s(entry.job, cost), default=first)
+            goes = max(ahead, key=lambda entry: _alone_s(entry.job, forecast, cost, policy), default=first)
         lost.append(goes.job.number)
         left = [entry for entry in left if entry is not goes]
     return lost
@@ -179,12 +192,9 @@ def _grace_s(entry: PromiseEntry, now_s: float) -> float:
     return GRACE_S + GRACE * max(entry.job.due_s - now_s, 0.0) if entry.job.due_s < 1e300 else 0.02
 
 
-def _alone_s(job: Job, cost: CostModel) -> float:
+def _alone_s(job: Job, forecast: JobForecast, cost: CostModel, policy: SchedulingPolicy) -> float:
     """Return the time it needs if nothing else runs."""
-    logits = job.prompt_left if job.is_scored else 1
-    adapted = job.prompt_left if job.is_adapted else 0
-    prompt = cost.seconds(job.prompt_left, logits, 0.0, adapted) if job.prompt_left else 0.0
-    return prompt + job.answer_left * cost.token_s(1, 1, job.length, int(job.is_adapted))
+    return forecast([job], cost, replace(policy, idle_rows=0), 0.0)[job.number].last_s
 
 
 class LoadTuner:

@@ -117,6 +117,42 @@ class TranslationAnswer(Wire):
     deadline: dict[str, JsonValue]
 
 
+class CorrectionRequest(WrittenFields):
+    """Texts whose spelling and grammar are mended."""
+
+    texts: TaskTexts = Field(description="A text that cannot be taken has an error, and the others are answered.")
+
+
+class TextEditBody(Wire):
+    """Replacement of a part of the text, by its place in characters."""
+
+    start: int
+    end: int
+    before: str
+    after: str
+    gain: float = Field(description="Log-likelihood that the sentence gained, in nats.")
+
+
+class CorrectionBody(Wire):
+    """Correction of one text."""
+
+    index: int
+    text: str | None
+    edits: list[TextEditBody]
+    model: str
+    took_ms: float
+    error: str | None = None
+
+
+class CorrectionAnswer(Wire):
+    """Corrections in the order of the texts."""
+
+    object: Literal["list"]
+    model: str
+    data: list[CorrectionBody]
+    deadline: dict[str, JsonValue]
+
+
 class ExtractionRequest(WrittenFields):
     """Texts to extract values from, and which values."""
 

@@ -22,9 +22,14 @@ DECAY = 0.02
 
 
 class Cell:
-    """The recurrent cell for states of ``hidden`` values; with attention over the text if ``attention`` is given."""
+    """The recurrent cell for states of ``hidden`` values; with attention over the text if ``attention`` is given.
 
-    def __init__(self, torch: Any, hidden: int, width: int, attention: AttentionSpec | None = None) -> None:
+    With ``masks`` it drafts blocks: every token after the first one from the first one's state and a mask.
+    """
+
+    def __init__(
+        self, torch: Any, hidden: int, width: int, attention: AttentionSpec | None = None, masks: int = 0
+    ) -> None:
         self._torch, self._attention, self._dtype = torch, attention, product_dtype(torch)
         self.weights: dict[str, Tensor] = {
             "gate": self._uniform(width, INPUTS * hidden),
@@ -37,6 +42,8 @@ class Cell:
             query = 0.5 * self._uniform(attention.heads * attention.dim, INPUTS * hidden)
             query[:, -hidden:] += torch.from_numpy(attention.own)  # training starts from the layer's own queries
             self.weights |= {"query": query, "mix": torch.zeros(hidden, len(query))}
+        if masks:
+            self.weights["masks"] = torch.randn(masks, hidden)
         for weight in self.weights.values():
             weight.requires_grad_()
 
@@ -50,11 +57,16 @@ class Cell:
     def optimizers(self, rate: float) -> list[Any]:
         """Muon for the matrices (Jordan et al. 2024), which saves about a third of the steps; AdamW for the rest."""
         optim = self._torch.optim
-        matrices = [weight for weight in self.weights.values() if weight.dim() == 2]
+        others = [self.weights[name] for name in ("carry", "masks") if name in self.weights]
+        matrices = [weight for name, weight in self.weights.items() if name not in ("carry", "masks")]
         return [
             optim.Muon(matrices, lr=rate, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
-            optim.AdamW([self.weights["carry"]], lr=rate, weight_decay=DECAY, betas=(0.9, 0.95)),
+            optim.AdamW(others, lr=rate, weight_decay=DECAY, betas=(0.9, 0.95)),
         ]
+
+    def mask(self, number: int) -> Tensor:
+        """Return the normed input ``[hidden]`` in the place of the token before the masked one of this number."""
+        return normed(self.weights["masks"][number])
 
     def forget_gradients(self) -> None:
         """Drop the gradients before the next ones are computed."""

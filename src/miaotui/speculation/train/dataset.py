@@ -27,7 +27,7 @@ Texts = NDArray[np.int64]
 
 
 class TextWindow(NamedTuple):
-    """Rows ``[texts, WINDOW + depth]`` of a corpus; ``counts [texts, WINDOW]`` are 1 for those inside their text."""
+    """Rows ``[texts, WINDOW + depth + 1]`` of a corpus; ``counts [texts, WINDOW]`` are 1 for those in their text."""
 
     at: Tensor
     counts: Tensor
@@ -46,7 +46,7 @@ class HeadDataset:
         seed: int,
         attends: bool = False,
     ) -> None:
-        self._torch, self._depth, self._random = torch, depth, np.random.default_rng(seed)
+        self._torch, self._depth, self.random = torch, depth, np.random.default_rng(seed)
         self._dtype = product_dtype(torch)
         self._hidden, self._middle = map(torch.from_numpy, (corpus.hidden, corpus.middle))
         self._tokens = torch.from_numpy(corpus.tokens).long()
@@ -66,7 +66,7 @@ class HeadDataset:
         """Return the loss of one batch of windows."""
         torch, functional = self._torch, self._torch.nn.functional
         total = torch.zeros(())
-        for depth, (state, wanted, counts) in enumerate(self._unrolled(cell)):
+        for depth, (state, wanted, counts, _) in enumerate(self._unrolled(cell)):
             with torch.no_grad():
                 target = functional.softmax(self._logits(wanted), -1)
             found = functional.log_softmax(self._logits(state), -1)
@@ -82,39 +82,65 @@ class HeadDataset:
         total: Tensor = 0.0
         with torch.no_grad():
             for _ in range(batches):
-                for state, _, counts in self._unrolled(cell):
+                for state, _, counts, _ in self._unrolled(cell):
                     some = state[counts > 0]
                     total, count = total + some.T @ some, count + len(some)
         spread: NDArray[np.float32] = (total / count).numpy()
         return spread
 
-    def _unrolled(self, cell: Cell) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield for each depth of random windows the cell's states, the model's states, and which of them count."""
+    def agreement(self, cell: Cell, tokens: NDArray[np.int64], batches: int) -> NDArray[np.int64]:
+        """Count, by depth, drafts that were tried and those that the model would take: int64 ``[2, depth]``.
+
+        ``tokens`` are those of the head. Greedy: a depth is tried where all tokens before it were drafted as the model
+        would choose them, and the text goes on with them.
+        """
+        torch = self._torch
+        places = torch.full((len(self._embedding),), -1)
+        places[torch.from_numpy(tokens)] = torch.arange(len(tokens))
+        counted = np.zeros((2, self._depth), np.int64)
+        with torch.no_grad():
+            for _ in range(batches):
+                alive = None
+                for depth, (state, wanted, counts, following) in enumerate(self._unrolled(cell)):
+                    alive = counts > 0 if alive is None else alive
+                    best = self._logits(wanted).argmax(-1)
+                    right = alive & (self._logits(state).argmax(-1) == best)
+                    counted[:, depth] += int(alive.sum()), int(right.sum())
+                    alive = right & (places[following] == best)
+        return counted
+
+    def _unrolled(self, cell: Cell) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield for each depth of random windows the cell's states, the model's, which count, and the tokens after."""
         texts, firsts = self._pick()
         at, counts = self._window(texts, firsts)
-        hidden, embedded = self._hidden[at].float(), self._embedding[self._tokens[at]]
+        tokens = self._tokens[at]
+        hidden, embedded = self._hidden[at].float(), self._embedding[tokens]
         state, middle = hidden[:, :WINDOW], self._middle[at[:, :WINDOW]].float()
         if self._memory is not None:
             inputs = state, embedded[:, 1 : 1 + WINDOW], middle
             middle = self._attend(cell, inputs, texts, firsts)
+        begun = state
         for depth in range(1, self._depth + 1):
-            state = cell(state, embedded[:, depth : depth + WINDOW], middle)
-            yield state, hidden[:, depth : depth + WINDOW], counts
+            if depth == 1 or "masks" not in cell.weights:
+                state = begun = cell(begun, embedded[:, depth : depth + WINDOW], middle)
+            else:  # from the first token's state, since the tokens after it are not known
+                state = cell(begun, cell.mask(depth - 2).expand_as(middle), middle)
+            yield state, hidden[:, depth : depth + WINDOW], counts, tokens[:, depth + 1 : depth + 1 + WINDOW]
 
     def _pick(self) -> tuple[Texts, Texts]:
         """Draw texts of about one length, long ones more often, and the first row of a window of each."""
-        drawn = self._random.random() * self._upto[-1]
+        drawn = self.random.random() * self._upto[-1]
         middle = int(np.searchsorted(self._upto, drawn, "right"))
         first = max(min(middle - ALIKE // 2, len(self._order) - ALIKE), 0)
         some = self._order[first : first + ALIKE]
         lengths = self._lengths[some]
-        texts = some[self._random.choice(len(some), WINDOWS, p=lengths / lengths.sum())]
+        texts = some[self.random.choice(len(some), WINDOWS, p=lengths / lengths.sum())]
         room = np.maximum(self._lengths[texts] - WINDOW - self._depth, 0)
-        return texts, self._random.integers(0, room + 1)
+        return texts, self.random.integers(0, room + 1)
 
     def _window(self, texts: Texts, firsts: Texts) -> TextWindow:
         starts = self._starts[texts]
-        at = (starts + firsts)[:, None] + np.arange(WINDOW + self._depth)
+        at = (starts + firsts)[:, None] + np.arange(WINDOW + self._depth + 1)
         last = (starts + self._lengths[texts] - 1)[:, None]
         inside = at[:, :WINDOW] + self._depth <= last
         from_numpy = self._torch.from_numpy

@@ -9,6 +9,7 @@ data. Invariant: the file is written whole or not at all.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -24,14 +25,16 @@ from miaotui.config import Settings
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.packing import rows_of
-from miaotui.model.draft_head.weights import FOLDER_NAME, digest_of, write_head
+from miaotui.model.draft_head.weights import FOLDER_NAME, MASKS, digest_of, write_head
 from miaotui.speculation.train.cell import Cell
 from miaotui.speculation.train.corpus import Corpus, collect
 from miaotui.speculation.train.dataset import HeadDataset
+from miaotui.speculation.train.kept import KeptTraining, collect_parts
 from miaotui.training.library import load_torch
 from miaotui.training.schedule import learning_rate
 
 WARM_STEPS, LAST_RATE = 100, 0.03  # of the learning rate: its end is that share of its top
+LEFT = 3  # status of a slice after which something is left to do
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Recipe:
 
     tokens: int = 6144
     width: int = 1024
-    depth: int = 2  # tokens that it is unrolled for
+    depth: int = 2  # tokens that it is unrolled for; all of a block in a head with masks
+    masks: bool = False  # all tokens after the first one are drafted in one pass
     steps: int = 4000
     rate: float = 3e-3
     seed: int = 0
@@ -53,22 +57,26 @@ def train(
     recipe: Recipe,
     progress: Callable[[int, float], None] | None = None,
     attention: AttentionSpec | None = None,
-) -> dict[str, NDArray[np.float32]]:
+    kept: KeptTraining | None = None,
+) -> dict[str, NDArray[np.float32]] | None:
     """Train a head and return its arrays, as `write_head` takes them.
 
     ``embedding [vocabulary, hidden]`` is the model's; ``outputs``, of the same shape, are its output rows times the
-    final norm. The head has attention if ``attention`` is given and the corpus has keys and values. Raises
-    `RequestError` without torch.
+    final norm. The head has attention if ``attention`` is given and the corpus has keys and values.
+    With ``kept`` the run goes on from there; None when its slice ended before the run. Raises `RequestError` without
+    torch.
     """
     torch = load_torch()
     torch.manual_seed(recipe.seed)
     counts = np.bincount(corpus.tokens, minlength=len(embedding))
     chosen = np.sort(np.argsort(-counts, kind="stable")[: recipe.tokens])
     attention = attention if corpus.memory is not None else None
-    cell = Cell(torch, embedding.shape[1], recipe.width, attention)
-    dataset = HeadDataset(torch, corpus, embedding, outputs[chosen], recipe.depth, recipe.seed, attention is not None)
+    cell = Cell(torch, embedding.shape[1], recipe.width, attention, MASKS if recipe.masks else 0)
+    depth = 1 + MASKS if recipe.masks else recipe.depth
+    dataset = HeadDataset(torch, corpus, embedding, outputs[chosen], depth, recipe.seed, attention is not None)
     optimizers = cell.optimizers(recipe.rate)
-    for step in range(recipe.steps):
+    begun = 0 if kept is None else kept.resume(cell, optimizers, dataset, torch)
+    for step in range(begun, recipe.steps):
         loss = dataset.loss(cell)
         cell.forget_gradients()
         loss.backward()
@@ -79,6 +87,10 @@ def train(
             optimizer.step()
         if progress is not None and (step % 50 == 0 or step + 1 == recipe.steps):
             progress(step + 1, float(loss.detach()))
+        if kept is not None and (step + 1 == recipe.steps or kept.is_over):
+            kept.keep(step + 1, cell, optimizers, dataset)
+            if step + 1 < recipe.steps:
+                return None
     layer = np.array([corpus.layer], np.float32)
     others = {"tokens": chosen.astype(np.float32), "layer": layer, "spread": dataset.spread(cell)}
     return {**others, **cell.arrays()}
@@ -93,7 +105,14 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="tokens that the head can draft")
     parser.add_argument("--width", type=int, default=Recipe.width)
+    parser.add_argument("--masks", action="store_true", help="draft the tokens after the first one in one pass")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--state", type=Path, help="folder in which corpus and training are kept: runs go on from there"
+    )
+    parser.add_argument(
+        "--slice-minutes", type=float, default=math.inf, help="with --state: end so long after the start"
+    )
     chosen = parser.parse_args()
     load_torch()
     settings, began_s = Settings.from_env(), time.perf_counter()
@@ -105,14 +124,25 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
             f"{time.perf_counter() - began_s:6.0f} s  {what} {done}: {of:.3f}", file=sys.stderr
         )
 
-    corpus = collect(loaded, chosen.batches, chosen.seed, printed("batches"))
+    end_s = time.monotonic() + 60 * chosen.slice_minutes
+    recipe = Recipe(chosen.tokens, chosen.width, masks=chosen.masks, steps=chosen.steps, seed=chosen.seed)
+    corpus, kept = None, None
+    if chosen.state is None:
+        corpus = collect(loaded, chosen.batches, chosen.seed, printed("batches"))
+    else:
+        corpus = collect_parts(loaded, chosen.batches, chosen.seed, chosen.state, end_s, printed("batches"))
+        name = f"{'masks' if recipe.masks else 'steps'}-{recipe.seed}.safetensors"
+        kept = KeptTraining(chosen.state / name, end_s, repr(recipe))
+    if corpus is None:
+        sys.exit(LEFT)
     outer = weights.matrix("embed" if loaded.config.tied_head else "head")
     everything = np.arange(loaded.config.vocab_size, dtype=np.int32)
-    recipe = Recipe(chosen.tokens, chosen.width, steps=chosen.steps, seed=chosen.seed)
     outputs = rows_of(outer, everything) * weights.vector("final_norm")
     embedding = rows_of(weights.matrix("embed"), everything)
     attention = attention_spec_of(loaded.config, weights, corpus.layer)
-    arrays = train(corpus, embedding, outputs, recipe, printed("loss at step"), attention)
+    arrays = train(corpus, embedding, outputs, recipe, printed("loss at step"), attention, kept)
+    if arrays is None:
+        sys.exit(LEFT)
     folder = chosen.out or settings.folder(FOLDER_NAME)
     path = folder / f"{digest_of(weights)}.safetensors"
     write_head(path, arrays)

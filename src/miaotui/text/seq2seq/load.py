@@ -7,6 +7,7 @@ weights. Invariant: the tokens of a source are those of transformers' tokenizer 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from miaotui.text.seq2seq.tokenizer import Seq2SeqTokenizer, SourceForm
 from miaotui.text.tokenizers.from_folder import from_folder
 from miaotui.text.tokenizers.sentencepiece import SPACE
 
+MOST_SENTINELS = 1000
 MULTILINGUAL = ("mbart", "m2m100")
 SETTINGS = "tokenizer_config.json"
 
@@ -57,7 +59,14 @@ def load_seq2seq_tokenizer(folder: Path, architecture: str, eos_ids: Sequence[in
         form=form,
         languages=codes,
         default_source=_default_source(settings, codes),
+        sentinels=_sentinels(tokenizer.control_texts),
     )
+
+
+def _sentinels(known: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the ids of T5's sentinels, from the first one that stands for a span on."""
+    named = (known.get(f"<extra_id_{number}>") for number in range(MOST_SENTINELS))
+    return tuple(takewhile(lambda token: token is not None, named))  # type: ignore[arg-type]  # none of them is None
 
 
 def _codes(folder: Path) -> dict[str, int]:

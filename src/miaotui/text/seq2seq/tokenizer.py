@@ -26,7 +26,7 @@ class Seq2SeqTokenizer:
     """Tokenizer of an encoder-decoder; safe to use from several threads.
 
     ``cut`` gives the tokens of a plain text, ``join`` the text of target tokens without special ones; ``languages`` are
-    the ids of the languages' codes.
+    the ids of the languages' codes, ``sentinels`` those of masked spans in their order (T5's ``<extra_id_0>``, ...).
     """
 
     cut: Callable[[str], list[int]]
@@ -34,6 +34,7 @@ class Seq2SeqTokenizer:
     form: SourceForm
     languages: Mapping[str, int] = field(default_factory=dict)
     default_source: str = ""  # code of the language that a source has unless a caller names another
+    sentinels: tuple[int, ...] = ()
     pair: tuple[str, str] = ("", "")  # source and target of a model for two languages; "" for unknown
 
     def source(self, text: str, source: str | None = None, target: str | None = None) -> list[int]:
@@ -45,6 +46,13 @@ class Seq2SeqTokenizer:
         name = "target" if self.form.language == "target" else "source"
         code = found_language(wanted, self.languages, name)
         return [*ids, self.languages[code]] if self.form.language == "last" else [self.languages[code], *ids]
+
+    def source_of_parts(self, parts: Sequence[str]) -> list[int]:
+        """Return the tokens of a source with a sentinel between each two parts, as many as there are sentinels for."""
+        ids = self.cut(parts[0])
+        for sentinel, part in zip(self.sentinels, parts[1:], strict=False):
+            ids += [sentinel, *self.cut(part)]
+        return [*self.form.before, *ids, *self.form.after]
 
     def language_id(self, name: str | None, role: str) -> int:
         """Return the id of a language's code; ``role`` ("source", "target") names the field in errors.

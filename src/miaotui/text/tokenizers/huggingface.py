@@ -43,7 +43,10 @@ def load_backend(file: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Backend  # noqa: PLC0415 - GGUF files may not need it
 
     if not file.is_file():
-        raise ModelNotFoundError(f"{file.parent} has no tokenizer.json; get it from where the model came from")
+        remedy = "get it from where the model came from"
+        if (file.parent / "tokenizer.model").is_file():
+            remedy = "tokenizer.model alone is read by llama.cpp's converter: make a GGUF file of the model"
+        raise ModelNotFoundError(f"{file.parent} has no tokenizer.json; {remedy}")
     if file.stat().st_size > MAX_FILE_BYTES:
         raise ModelFormatError(f"{file} is larger than {MAX_FILE_BYTES:,} bytes; get it again")
     try:

@@ -65,6 +65,11 @@ class EndParts(NamedTuple):
             rest = out._replace(data=out.data[4 * width :])
             self._copy(space.inputs.all, self.config.state_size - width, rest)
 
+    def copy(self, row: int, width: int, out: Rows) -> None:
+        """Append the copy of the one row at the address ``row`` to every row of ``out``."""
+        fields = {pw.X: row, pw.X_STRIDE: 0, pw.WIDTH: width}
+        self.operations.add("pointwise.rows:tap", fields | {pw.OUT: out.address, pw.OUT_STRIDE: out.stride})
+
     def _copy(self, source: Rows, width: int, out: Rows) -> None:
         fields = {pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: width}
         self.operations.add("pointwise.rows:tap", fields | {pw.OUT: out.address, pw.OUT_STRIDE: out.stride})

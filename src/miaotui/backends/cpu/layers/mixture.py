@@ -53,7 +53,7 @@ class MixtureParts(NamedTuple):
         self.operations.add_linear(router, space.inputs, store)
         if pairs:
             pairs.add(space.logits)
-        self._route(experts, bias)
+        self._route(experts, bias, vector(prefix + "route_scale"))
         gathered = {**_inputs(self.normed), lin.GROUPS: self.weights.matrix(prefix + "expert_gate_up").inputs // 32}
         table = {ex.CHOSEN: experts.chosen, ex.TABLE_ROUTES: _address(space.routes), **_gathered(space.gathered)}
         self.operations.add("experts.routing:gather", {**gathered, **table})
@@ -64,7 +64,7 @@ class MixtureParts(NamedTuple):
             tables = space.shared, space.shared_routes
             self._products(prefix + "shared_", 1, mode, self.normed, space.shared_fed, *tables)
 
-    def _route(self, experts: ExpertsConfig, bias: int) -> None:
+    def _route(self, experts: ExpertsConfig, bias: int, scales: int) -> None:
         space = self.space
         fields = {
             ex.LOGITS: space.logits.address,
@@ -72,6 +72,7 @@ class MixtureParts(NamedTuple):
             ex.COUNT: experts.count,
             ex.CHOSEN: experts.chosen,
             ex.BIAS: bias,
+            ex.ROUTE_SCALES: scales,
             ex.SCALE: float_field(experts.scale),
             ex.IS_SIGMOID: int(experts.scores == "sigmoid"),
             ex.IS_NORMALIZED: int(experts.normalized),

@@ -136,7 +136,7 @@ GEMMA_ARCHITECTURES = (
     ),
     Architecture(
         name="gemma4",
-        title="Gemma 4 (text, without experts)",
+        title="Gemma 4 (text)",
         gguf="gemma4",
         hf="gemma4_text",
         activation="gelu_tanh",
@@ -150,8 +150,20 @@ GEMMA_ARCHITECTURES = (
         scaled_embedding=True,
         local_theta=10_000.0,
         layer_parts=True,
-        names={**_INPUTS, "scale": "layer_scalar"},
-        gguf_names={**_GGUF_INPUTS, "scale": "layer_output_scale"},
+        names={
+            **_INPUTS,
+            "scale": "layer_scalar",
+            "dense_norm": "post_feedforward_layernorm_1",
+            "experts_norm": "pre_feedforward_layernorm_2",
+            "experts_post_norm": "post_feedforward_layernorm_2",
+        },
+        gguf_names={
+            **_GGUF_INPUTS,
+            "scale": "layer_output_scale",
+            "dense_norm": "post_ffw_norm_1",
+            "experts_norm": "pre_ffw_norm_2",
+            "experts_post_norm": "post_ffw_norm_2",
+        },
         outer_names=_OUTER,
         gguf_outer_names=_GGUF_OUTER,
         defaults={
@@ -161,7 +173,10 @@ GEMMA_ARCHITECTURES = (
             "num_key_value_heads": 4,
             "head_dim": 256,
             "max_position_embeddings": 131_072,
-            "rope_theta": 1e6,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
             "sliding_window": 512,
         },
     ),

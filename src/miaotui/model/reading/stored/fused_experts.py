@@ -1,13 +1,14 @@
 """Experts that safetensors hold in one tensor for a layer, cut into one matrix for gate, up and down each.
 
 gpt-oss stores them as ``x @ w`` reads them: inputs before outputs, gate and up in turns; or in MXFP4, as blocks and
-scales, outputs before inputs. Granite stores gate above up. Owns the cutting. Knows no configuration. Invariant:
-nothing is copied before it is asked for, then one layer's matrix at a time, which is not kept.
+scales, outputs before inputs. Granite and Gemma 4 store gate above up. Owns the cutting. Knows no configuration.
+Invariant: nothing is copied before it is asked for, then one layer's matrix at a time, which is not kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -19,7 +20,15 @@ from miaotui.hub.formats.tensors import BlockType, StoredTensor, stored_bytes
 Bytes = NDArray[np.uint8]
 GATE_UP, DOWN = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
 INPUT, OUTPUT = "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"
+ABOVE, BELOW = ".experts.gate_up_proj", ".experts.down_proj"  # gate above up, outputs before inputs
+JOINED = "ffn_gate_up_exps.weight"  # of GGUF
 BLOCKS, SCALES = "_blocks", "_scales"
+CUT = {  # what stands before the number of an expert, and the parts
+    INPUT: ("block_sparse_moe.", "gate", "up"),
+    OUTPUT: ("block_sparse_moe.", "down"),
+    ABOVE: (".", "gate", "up"),
+    BELOW: (".", "down"),
+}
 PARTS = {GATE_UP: ("gate", "up"), DOWN: ("down",)}
 
 
@@ -55,12 +64,34 @@ class LazyTensor(StoredTensor):
 
 def split_experts(stored: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
     """Return the tensors with such experts cut; others as they are. Raises `ModelFormatError` for half a matrix."""
-    if not any(name.removesuffix(BLOCKS).endswith((GATE_UP, INPUT)) for name in stored):
+    if not any(name.removesuffix(BLOCKS).endswith((ABOVE, INPUT)) for name in stored):
         return stored
     found: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
         found |= _split(name, tensor, stored)
     return found
+
+
+def split_gguf_experts(stored: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
+    """Return the tensors with experts whose gate lies above up, ``[experts, 2 x outputs, inputs]``, as one of each."""
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in stored.items():
+        if not name.endswith(JOINED) or len(tensor.shape) != 3 or tensor.shape[1] % 2:
+            found[name] = tensor
+            continue
+        for half, part in enumerate(("gate", "up")):
+            made = name.replace("_gate_up_", f"_{part}_")
+            experts, outputs, inputs = tensor.shape
+            shape = experts, outputs // 2, inputs
+            found[made] = LazyTensor(made, shape, tensor.kind, partial(_half, tensor, half))
+    return found
+
+
+def _half(tensor: StoredTensor, half: int) -> Bytes:
+    """Return the upper (0) or lower rows of each expert."""
+    experts, outputs, _ = tensor.shape
+    whole = tensor.data.reshape(experts, 2, outputs // 2, -1)
+    return np.ascontiguousarray(whole[:, half])
 
 
 def _split(name: str, tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -77,9 +108,9 @@ def _split(name: str, tensor: StoredTensor, stored: Mapping[str, StoredTensor]) 
             return {made: _turned(made, tensor, number, len(parts)) for made, number in each.items()}
         if name.endswith(f"{stem}_bias") and len(tensor.shape) == 2:
             return {f"{made}_bias": _taken(tensor, number, len(parts)) for made, number in each.items()}
-    for stem, parts in ((INPUT, ("gate", "up")), (OUTPUT, ("down",))):
+    for stem, (folder, *cut) in CUT.items():
         if name.endswith(stem) and len(tensor.shape) == 3:
-            return _cut(tensor, name.removesuffix(stem), parts)
+            return _cut(tensor, name.removesuffix(stem) + folder, cut)
     return {name: tensor}
 
 
@@ -132,6 +163,6 @@ def _cut(tensor: StoredTensor, prefix: str, parts: Sequence[str]) -> dict[str, S
     for expert in range(experts):
         for number, part in enumerate(parts):
             first = expert * outputs + number * rows
-            name = f"{prefix}block_sparse_moe.experts.{expert}.{part}_proj.weight"
+            name = f"{prefix}experts.{expert}.{part}_proj.weight"
             found[name] = StoredTensor(name, (rows, inputs), tensor.kind, tensor.data[first : first + rows])
     return found

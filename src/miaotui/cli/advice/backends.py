@@ -1,0 +1,66 @@
+"""Which backends could run a model here, and what was shown for each.
+
+Owns the list. Knows no model. Invariant: a level of proof is what was done on this machine just now: a backend whose
+device is not here is lowered at most.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+
+PROOF_SIZE = 64  # hidden values of the model that a proof runs
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """One backend. ``remedy``: what installs it, "" where it is here. ``levels``: of proof, by platform."""
+
+    name: str
+    is_default: bool
+    remedy: str = ""
+    levels: dict[str, str] = field(default_factory=dict)
+
+
+def backend_choices(*, prove: bool) -> tuple[BackendChoice, ...]:
+    """Return all backends; with ``prove``, what a small random model shows for those with platforms of their own."""
+    has_openvino = importlib.util.find_spec("openvino_genai") is not None
+    has_jax = importlib.util.find_spec("jax") is not None
+    levels = _jax_levels() if prove and has_jax else {}
+    return (
+        BackendChoice("cpu", True),
+        BackendChoice("reference", False),
+        BackendChoice("jax", False, "" if has_jax else "pip install 'miaotui[jax]'", levels),
+        BackendChoice("openvino", False, "" if has_openvino else "pip install 'miaotui[openvino]'"),
+    )
+
+
+def _jax_levels() -> dict[str, str]:
+    import numpy as np
+
+    from miaotui.backends.jax.program import levels_of_proof
+    from miaotui.model.config import ModelConfig
+    from miaotui.model.reading.names import tensor_shapes
+    from miaotui.model.rope import RopeConfig
+
+    config = ModelConfig(
+        architecture="llama",
+        vocab_size=4 * PROOF_SIZE,
+        hidden_size=PROOF_SIZE,
+        n_layers=2,
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=PROOF_SIZE // 4,
+        ffn_size=2 * PROOF_SIZE,
+        context_length=PROOF_SIZE,
+        rope=RopeConfig(theta=1e4, dim=PROOF_SIZE // 4),
+        windows=(0, 0),
+        rope_layers=(True, True),
+        attention_scale=(PROOF_SIZE // 4) ** -0.5,
+    )
+    random = np.random.default_rng(0)
+    weights = {
+        name: (random.standard_normal(shape, np.float32) / np.sqrt(shape[-1])).astype(np.float32)
+        for name, shape in tensor_shapes(config).items()
+    }
+    return dict(levels_of_proof(config, weights))

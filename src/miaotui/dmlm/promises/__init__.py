@@ -1,0 +1,1 @@
+"""Promises of time for models that restore masked tokens: costs of passes, forecasts, the controller."""

@@ -1,0 +1,1 @@
+"""Whole engines of other makers, behind the same loop as our own."""

@@ -1,0 +1,1 @@
+"""OpenVINO GenAI as an engine: processors, and Intel's graphics and neural processors."""

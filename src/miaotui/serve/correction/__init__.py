@@ -1,0 +1,1 @@
+"""Correction of texts over HTTP."""
