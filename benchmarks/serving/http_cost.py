@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.machine import describe
 from benchmarks.places import ROOT
@@ -72,7 +72,7 @@ class Meter:
     def __init__(self, hosted: ObservedModel, streams: int) -> None:
         self._streams = streams
         self.runs: list[tuple[float, float, int]] = []  # begin, end and passes of all streams' runs
-        self._backend: Any = hosted.loop.engine.backend
+        self._backend = cast("Any", hosted.loop.engine.backend)
         self._run = self._backend.run
         setattr(self._backend, "run", self._timed)  # noqa: B010  (counted here while it runs)
 
