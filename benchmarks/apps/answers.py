@@ -1,14 +1,12 @@
-"""Quality of the applications' answers: spans, "not found", intents, and the near cache's false hits.
+"""Quality of the applications' answers: "not found", intents, and the near cache's false hits.
 
     pip install 'miaotui[apps]'
     python -m benchmarks.apps.answers --data FOLDER        # or MIAOTUI_EVALUATION_DATA=FOLDER
 
-FOLDER holds ``xquad`` and ``banking77`` as published. Spans: exact match and F1 as SQuAD defines them
-(Chinese by character), for the paragraph of each question and for the paragraphs that a search finds,
-beside the first sentence of the paragraph. The weights of the span finder were tried on the articles of
-even number; those of odd number are reported apart. In the Chinese texts spaces often stand around an
-answer, left by their translation; the span finder does not look at spaces there. Prints a table, and
-one JSON line last. Time within the applications is measured by ``apps_timing.py``.
+FOLDER holds ``xquad`` and ``banking77`` as published. Prints a table, and one JSON line last. Short answers are
+measured by ``spans.py``, on questions that no weight was fitted on; time within the applications by ``timing.py``.
+Its scores are SQuAD's, exact match and F1, Chinese by character: in the Chinese texts spaces often stand around an
+answer, left by their translation, and count for nothing.
 """
 
 from __future__ import annotations
@@ -28,19 +26,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miaotui.apps.answering import extract
 from miaotui.apps.evidence import FOUND, FOUND_ZH
 from miaotui.apps.intents import IntentClassifier
 from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.apps.qa_pipeline import Question, look_up
-from miaotui.apps.spans.ranking import best_spans
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
 from miaotui.retrieval.answers.calibrate import calibrate
 from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
 from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
-from miaotui.retrieval.sentences import sentences
 from miaotui.types import SamplingParams
 
 Cut = Callable[[str], list[str]]
@@ -88,32 +83,6 @@ def score(answer: str, right: Sequence[str], cut: Cut) -> Score:
 def f1(a: list[str], b: list[str]) -> float:
     common = sum((Counter(a) & Counter(b)).values())
     return 2 * common / (len(a) + len(b)) if common else 0.0
-
-
-def mean(scores: Sequence[Score]) -> str:
-    count = max(1, len(scores))
-    exact, overlap = sum(s[0] for s in scores) / count, sum(s[1] for s in scores) / count
-    return f"{100 * exact:5.1f} {100 * overlap:5.1f}"
-
-
-def spans(folder: Path, language: str) -> Iterator[tuple[str, str]]:
-    cut = cut_english if language == "en" else cut_chinese
-    asked, documents = xquad(folder, language)
-    given, leads, found = [], [], []
-    with tempfile.TemporaryDirectory() as place, Index.create(Path(place) / "x") as index:
-        index.add(documents)
-        for one in asked:
-            best = best_spans(one.question, [one.paragraph], 1)
-            given.append(score(best[0].text if best else "", one.answers, cut))
-            start, end = sentences(one.paragraph)[0]
-            leads.append(score(one.paragraph[start:end], one.answers, cut))
-            answer = extract(look_up(index, Question(one.question, "x")))
-            found.append(score(answer.span if answer.found else "", one.answers, cut))
-    odd = [s for s, one in zip(given, asked, strict=True) if one.article % 2]
-    yield f"XQuAD-{language}, {len(asked)} questions: span of the paragraph", mean(given)
-    yield f"XQuAD-{language}: span of the paragraph, odd articles alone", mean(odd)
-    yield f"XQuAD-{language}: span of what a search finds", mean(found)
-    yield f"XQuAD-{language}: first sentence of the paragraph", mean(leads)
 
 
 def not_found(folder: Path, language: str) -> Iterator[tuple[str, str]]:
@@ -247,8 +216,7 @@ def main() -> int:
 
 
 def every_part(data: Path) -> list[Iterator[tuple[str, str]]]:
-    parts = [spans(data / "xquad", "en"), spans(data / "xquad", "zh")]
-    parts += [not_found(data / "xquad", "en"), not_found(data / "xquad", "zh")]
+    parts = [not_found(data / "xquad", "en"), not_found(data / "xquad", "zh")]
     return [*parts, intents(data / "banking77"), near(data / "banking77")]
 
 

@@ -55,7 +55,8 @@ def found_for(one: Asked, number: int, evidence: Evidence, language: str) -> Fou
     for sentence in best:
         text = texts[sentence.passage]
         for first, last in candidates(sentence.words, asked.kind):
-            span = text[sentence.words[first].start : sentence.words[last].end]
+            start, end = ranking.bounds_of(text, sentence.words[first : last + 1])
+            span = text[start:end]
             found.texts.append(span)
             found.rows.append(dict(features.features(asked, sentence, first, last, span, most)))
             found.scores.append(score(span, one.answers, cut) if text == one.paragraph else (0.0, 0.0))

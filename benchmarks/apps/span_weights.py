@@ -1,15 +1,15 @@
 """Weights of the features of spans (``apps/spans/span_weights.json``), fitted on candidates of ``span_features.py``.
 
     python -m benchmarks.apps.span_weights FEATURES --way en [--write] [--held FILE]
-    python -m benchmarks.apps.span_weights FEATURES --way en-meaning --further en --penalty 3
-    python -m benchmarks.apps.span_weights FEATURES --way zh-meaning --further others --penalty 6
+    python -m benchmarks.apps.span_weights FEATURES --way en-meaning --further en
+    python -m benchmarks.apps.span_weights FEATURES --way zh-meaning --further others
 
 A way is a language, with ``-meaning`` where passages were found by meaning. A softmax over the candidates of a question
-learns to prefer those with high F1 (listwise, Cao et al., 2007), with a penalty on squares. No paragraph of the
-questions that ``spans.py`` reports has a part in it. ``--further`` adds questions of another way, or ``others``
-(CMRC 2018), each of half the weight. Prints exact match and F1 of held-out paragraphs (4 parts) for each penalty,
-writes the weights of the best one with ``--write``, and with ``--held`` the scores that candidates get from weights
-that were not fitted on their paragraph. One JSON line is last.
+learns to prefer those that match exactly, and a little those with high F1 (listwise, Cao et al., 2007), with a penalty
+on squares. No paragraph of the questions that ``spans.py`` reports has a part in it. ``--further`` adds questions of
+another way, or ``others`` (CMRC 2018), each of half the weight. Prints exact match and F1 of held-out paragraphs (4
+parts) for each penalty, writes the weights of the best one with ``--write``, and with ``--held`` the scores that
+candidates get from weights that were not fitted on their paragraph. One JSON line is last.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from miaotui.libraries import need
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-PENALTIES = (1.0, 3.0, 10.0)
+PENALTIES = (0.5, 1.0, 2.0)
 PARTS = 4
 FURTHER_WEIGHT = 0.5  # of a question of another way
+PARTIAL = 0.3  # of the square of a candidate's F1, beside candidates that match exactly
 LEAST_QUESTIONS = 3  # that have a feature: rarer ones get no weight
 
 
@@ -67,15 +68,16 @@ def questions(file: Any, columns: dict[str, int], weight: float) -> Iterator[Can
             yield Candidates(values[rows], scores[rows], texts[rows], number, str(file["paragraphs"][place]), weight)
 
 
-def fitted(found: Sequence[Candidates], penalty: float) -> Floats:
+def fitted(found: Sequence[Candidates], penalty: float, partial: float = PARTIAL) -> Floats:
     """Weights ``[names]`` of the smallest cross-entropy between candidates' shares and their scores."""
     usable = [one for one in found if one.scores.any()]
-    marks = [one.scores.mean(axis=1) * one.scores[:, 1] for one in usable]
+    marks = [wanted_shares(one.scores, partial) for one in usable]
     sparse, optimize = need("scipy.sparse"), need("scipy.optimize")
     values = sparse.vstack([one.values for one in usable]).tocsr()
     counts = np.array([one.values.shape[0] for one in usable])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    scale = np.sqrt(np.asarray(values.multiply(values).mean(axis=0)).ravel()) + 1e-3
+    # Features that few candidates have are not scaled up, which would all but free them of the penalty.
+    scale = np.maximum(1.0, np.sqrt(np.asarray(values.multiply(values).mean(axis=0)).ravel()))
     scale[_rare(values, starts, counts)] = np.inf
     values = values @ sparse.diags(1 / scale)
     transposed = values.T.tocsr()
@@ -96,6 +98,15 @@ def fitted(found: Sequence[Candidates], penalty: float) -> Floats:
     return np.asarray(found_weights / scale)
 
 
+def wanted_shares(scores: Floats, partial: float) -> Floats:
+    """What each candidate is wanted for, by exact match and F1 ``[n, 2]``: the first, and ``partial`` of F1 squared.
+
+    Where no candidate matches exactly, the square of F1 alone.
+    """
+    exact, overlap = scores[:, 0], scores[:, 1] ** 2
+    return np.asarray(exact + partial * overlap * (1.0 - exact) if exact.any() else overlap)
+
+
 def _rare(values: Any, starts: Integers, counts: Integers) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which features fewer than `LEAST_QUESTIONS` questions have."""
     question = np.repeat(np.arange(len(counts)), counts)
@@ -111,7 +122,9 @@ def reached(found: Sequence[Candidates], weights: Floats) -> Floats:
     return np.asarray(sum(one.scores[int(np.argmax(one.values @ weights))] for one in found))
 
 
-def held_out(found: Sequence[Candidates], penalty: float) -> tuple[list[float], dict[int, dict[str, float]]]:
+def held_out(
+    found: Sequence[Candidates], penalty: float, partial: float
+) -> tuple[list[float], dict[int, dict[str, float]]]:
     """Exact match and F1, in %, of paragraphs that the weights were not fitted on, and the scores there."""
     own = [one for one in found if one.weight == 1.0]
     order = {text: number for number, text in enumerate(sorted({one.paragraph for one in own}))}
@@ -119,7 +132,7 @@ def held_out(found: Sequence[Candidates], penalty: float) -> tuple[list[float], 
     for part in range(PARTS):
         inside = [one for one in found if order.get(one.paragraph, part + 1) % PARTS != part]
         outside = [one for one in own if order[one.paragraph] % PARTS == part]
-        weights = fitted(inside, penalty)
+        weights = fitted(inside, penalty, partial)
         total += reached(outside, weights)
         for one in outside:
             points = (one.values @ weights).round(3).tolist()
@@ -133,16 +146,17 @@ def main() -> int:
     parser.add_argument("--way", choices=("en", "zh", "en-meaning", "zh-meaning"), required=True)
     parser.add_argument("--further", nargs="*", default=[], metavar="WAY", help="questions of half the weight")
     parser.add_argument("--penalty", type=float, action="append", help="to try (default: several)")
+    parser.add_argument("--partial", type=float, default=PARTIAL, help=f"worth of F1 squared (default: {PARTIAL})")
     parser.add_argument("--write", action="store_true", help="write the weights into the package")
     parser.add_argument("--held", type=Path, metavar="FILE", help="for the held-out scores of the best penalty")
     parsed = parser.parse_args()
     way = parsed.way
     names, rows = read(parsed.features, way, parsed.further)
-    tried = {penalty: held_out(rows, penalty) for penalty in parsed.penalty or PENALTIES}
+    tried = {penalty: held_out(rows, penalty, parsed.partial) for penalty in parsed.penalty or PENALTIES}
     penalty = max(tried, key=lambda each: sum(tried[each][0]))
     print(way, len(rows), "questions, held out:", {each: scores for each, (scores, _) in tried.items()}, flush=True)
     if parsed.write:
-        write(way, dict(zip(names, fitted(rows, penalty), strict=True)))
+        write(way, dict(zip(names, fitted(rows, penalty, parsed.partial), strict=True)))
     if parsed.held:
         parsed.held.write_text(json.dumps(tried[penalty][1], ensure_ascii=False), encoding="utf-8")
     print(json.dumps({"benchmark": "span_weights", "results": {way: tried[penalty][0]}}))

@@ -53,6 +53,8 @@ def read_log(folder: Path) -> tuple[EventLog, list[str]]:
 
 def vectors_of(texts: list[str], cache: Path | None) -> ItemVectors:
     path = None if cache is None else cache / "movielens-vectors.npz"
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)  # before the texts are read, which takes minutes
     if path is not None and path.exists():
         known = np.load(path)
         return ItemVectors(known["values"].astype(np.float32), known["mean"])

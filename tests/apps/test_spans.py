@@ -10,7 +10,7 @@ from small_library import DOCUMENTS
 from miaotui.apps.question_types import Kind, asks_offer, kind_of, lacks_form
 from miaotui.apps.segmentation import counted_of, words
 from miaotui.apps.spans.candidates import candidates
-from miaotui.apps.spans.ranking import RankedSentence, best_spans, ranked_sentences
+from miaotui.apps.spans.ranking import RankedSentence, all_spans, best_spans, ranked_sentences
 from miaotui.retrieval.sentences import sentences
 
 BODIES = [document.body for document in DOCUMENTS]
@@ -71,6 +71,15 @@ def test_spans_do_not_overlap_and_stay_in_their_sentence() -> None:
         for other in spans[number + 1 :]:
             apart = span.end <= other.start or other.end <= span.start
             assert span.passage != other.passage or apart
+
+
+def test_spans_say_whether_they_repeat_the_question_and_end_before_a_possessive() -> None:
+    repeats = {
+        span.text: span.repeats for span in all_spans("Who built the old bridge?", ["The old bridge is Reed's."])
+    }
+    assert repeats["old bridge"]
+    assert not repeats["Reed"]
+    assert "Reed's" not in repeats
 
 
 def test_nothing_in_common_gives_nothing() -> None:
@@ -165,6 +174,10 @@ def test_the_noun_that_is_counted_is_found(question: str, noun: str) -> None:
 @pytest.mark.parametrize(
     ("text", "held"),
     [
+        ("这座桥最大的难度在于水深。", "难度"),  # jieba takes the noun for an adverb
+        ("他的专利卖了很多钱。", "他的专利"),
+        ("这条河流非常宽，桥也很长。", "非常宽"),
+        ("The bridge owes its width to the river.", "its width"),
         ("It opened in May 2013 after World War I and before the war.", "May 2013"),
         ("It opened in May 2013 after World War I and before the war.", "World War I"),
         ("The US Supreme Court closed the bridge.", "US Supreme Court"),

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from miaotui.cli import main
+from miaotui.cli.output.progress import ProgressBars
+from miaotui.cli.output.terminal import printable
+from miaotui.cli.serve import _open_beside_imports
+from miaotui.llm import LLM
 from miaotui.model.reading.files import open_model
+from miaotui.serve.settings import ServeSettings
 from tiny_models import make_tiny_folder
 
 
@@ -61,3 +66,18 @@ def test_recipes_that_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_place_is_needed(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert main(words) == 1
     assert "--out" in capsys.readouterr().err
+
+
+def test_an_ensemble_is_run_and_served_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tiny_folder(tmp_path, "llama")
+    make_tiny_folder(tmp_path, "qwen3", seed=1)
+    both = tmp_path / "both.ensemble.json"
+    both.write_text(json.dumps({"members": [{"model": "./llama-0"}, {"model": "./qwen3-1"}]}))
+    assert main(["run", str(both), "hello", "--max-tokens", "4", "--backend", "reference", "--ignore-eos"]) == 0
+    told = capsys.readouterr().out.strip()
+    options = ServeSettings(models=(str(both),), backend="reference")
+    with ProgressBars() as progress:
+        opened = _open_beside_imports(options, progress)
+    with LLM(opened.chats["both"], owns_loop=True) as llm:
+        messages = [{"role": "user", "content": "hello"}]
+        assert printable(llm.chat(messages, max_tokens=4, ignore_eos=True).text).strip() == told

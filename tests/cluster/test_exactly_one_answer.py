@@ -82,24 +82,24 @@ async def streamed(loop: RemoteLoop, kill: Any) -> list[tuple[str, tuple[int, ..
 
 def test_a_stream_goes_on_without_seam_when_its_replica_is_killed(cluster: Cluster) -> None:
     pool, loop, members, folder = cluster
-    wanted, kills, before = alone(folder), 0, pool.resumed
+    wanted, killed, before = alone(folder), False, pool.resumed
 
     def kill(found: list[Any]) -> None:
-        nonlocal kills
-        if kills < 3 and len(found[0][1]) > 60 + 120 * kills:
-            kills += kill_busiest(pool, members)
+        nonlocal killed
+        if not killed and len(found[0][1]) > 60:
+            killed = kill_busiest(pool, members)
 
-    for _ in range(MOST_RUNS):  # on a busy machine an answer may end before it is seen to have begun
+    for _ in range(MOST_RUNS):  # on a busy machine answers may have ended before one is seen to have begun
+        killed = False
         for (text, ids, whole), right in zip(asyncio.run(streamed(loop, kill)), wanted, strict=True):
             assert ids == whole.token_ids == right.token_ids
             assert text == whole.text == right.text
             assert whole.finish_reason == right.finish_reason
             assert whole.logprobs == right.logprobs
-        if kills == 3:
+        assert pool.wait(2, 120)  # those that died were replaced
+        if pool.resumed - before >= 3:
             break
-    assert kills == 3
     assert pool.resumed - before >= 3
-    assert pool.wait(2, 120)  # those that died were replaced
     assert_nothing_is_left(pool, loop)
 
 

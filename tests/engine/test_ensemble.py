@@ -12,7 +12,7 @@ import pytest
 from miaotui.backends.backend import Backend, StepResult
 from miaotui.backends.ensemble import EnsembleBackend, average
 from miaotui.engine.calibrate import calibrate
-from miaotui.errors import MiaotuiError, RequestError
+from miaotui.errors import MiaotuiError, RequestError, UnsupportedModelError
 from miaotui.llm import load
 from miaotui.model.oracle import Oracle, softmax
 from miaotui.model.reading.files import open_model
@@ -104,6 +104,11 @@ def test_promises_count_all_members(pair: Path) -> None:
         both = EnsembleBackend(cast("Any", timed), (0.5, 0.5), ("a", "b"))
         rates = calibrate(both, lambda: clock[0])
     assert rates.curve[0][1] == pytest.approx(0.03, abs=1e-3)
+
+
+def test_where_one_model_is_needed_an_ensemble_is_refused(pair: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="name one of its members"):
+        open_model(pair)
 
 
 def test_the_mean_of_extreme_logits_is_finite() -> None:

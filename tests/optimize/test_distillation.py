@@ -82,7 +82,7 @@ def test_low_rank_pairs_begin_as_nothing_and_are_added_to_the_weights() -> None:
 
 def test_models_that_cannot_learn_here_are_refused() -> None:
     config = tiny_config("mixtral")
-    with pytest.raises(UnsupportedModelError, match="choose a plain decoder"):
+    with pytest.raises(UnsupportedModelError, match="experts, which is not trained here"):
         TorchDecoder(torch, config, {}, torch.float32)
 
 

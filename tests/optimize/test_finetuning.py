@@ -17,7 +17,7 @@ import pytest
 from lessons import write_chats, write_general
 from safetensors.numpy import load_file
 
-from miaotui.errors import MiaotuiError, RequestError
+from miaotui.errors import MiaotuiError, RequestError, UnsupportedModelError
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
@@ -27,8 +27,9 @@ from miaotui.optimize.origin import read_origin
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.training.examples import read_examples
-from tiny_models import make_tiny_folder, make_tiny_gguf
+from tiny_models import make_tiny_folder, make_tiny_gguf, tiny_config, tiny_weights
 from tiny_tokenizer import END
+from tiny_variants import VARIANTS
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +130,29 @@ def test_the_adapter_that_is_written_is_the_one_that_was_trained(tmp_path: Path,
 
 
 @pytest.mark.compare
+def test_every_architecture_is_trained_as_it_is_computed_or_refused() -> None:
+    import torch  # noqa: PLC0415  (an extra)
+
+    from miaotui.training.decoder import TorchDecoder  # noqa: PLC0415  (beside torch)
+
+    tokens, refused = list(range(3, 40)), set()
+    for variant in VARIANTS:
+        config = tiny_config(variant)
+        weights = tiny_weights(config)
+        try:
+            decoder = TorchDecoder(torch, config, weights, torch.float32)
+        except UnsupportedModelError:
+            refused.add(config.architecture)
+            continue
+        with torch.no_grad():
+            found = decoder.logits(decoder.states(torch.tensor([tokens]))[0]).numpy()
+        expected = Oracle(config, weights).logits(tokens)
+        assert np.abs(found - expected).max() < 2e-4 * np.abs(expected).max(), variant
+    assert refused >= {"mixtral", "gpt_oss", "deepseek_v2", "gemma3n"}
+    assert not refused & {"llama", "qwen3", "gemma3", "phi3", "cohere2", "starcoder2", "baichuan"}
+
+
+@pytest.mark.compare
 def test_all_weights_into_the_form_of_the_model(tmp_path: Path) -> None:
     general = FinetuneFiles(general=write_general(tmp_path / "general.txt"))
     data = write_chats(tmp_path / "a.jsonl", 30)
@@ -202,8 +226,10 @@ def test_a_killed_run_ends_as_another(tmp_path: Path) -> None:
     running.wait()
     assert 5 <= _step(state) < 60
     assert not (tmp_path / "killed").exists()
+    recipe = FinetuneRecipe(rank=4, steps=60, batch=4, length=64)
     for name in ("killed", "whole"):
-        subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True)
+        files = FinetuneFiles(general=general)
+        Finetuning(str(base), [data], tmp_path / name, recipe, files, save_every=5).run()
     killed, whole = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("killed", "whole"))
     assert all(np.array_equal(killed[each], whole[each]) for each in whole)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
 from miaotui.optimize.learning.pretrain import Pretraining, read_rows
 from miaotui.optimize.learning.recipe import PretrainRecipe
+from miaotui.training.workers import Worker, workers
 from training_texts import sentences
 
 SMALL = PretrainRecipe(
@@ -86,15 +86,9 @@ def test_parts_and_recomputed_layers_change_nothing(texts: Path, tmp_path: Path)
 @pytest.mark.compare
 @pytest.mark.slow
 def test_two_processes_learn_as_one(texts: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "miaotui", "train", str(texts), "--threads", "1", "--json"]
-    for key, value in vars(SMALL).items():
-        if key not in ("accumulate", "recompute", "seed", "rate", "processes"):
-            command += [f"--{key.replace('_', '-')}", str(value)]
-    for name, more in {"one": [], "two": ["--processes", "2"], "again": ["--processes", "2"]}.items():
-        done = subprocess.run(
-            [*command, *more, "--out", str(tmp_path / name)], check=True, capture_output=True, text=True
-        )
-        assert json.loads(done.stdout)["measured"]["steps"] == 8
+    for name, processes in {"one": 1, "two": 2, "again": 2}.items():
+        origin = Pretraining([texts], tmp_path / name, _with(processes=processes), threads=1).run()
+        assert origin.measured["steps"] == 8
     one, two, again = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two", "again"))
     assert all(np.allclose(one[each], two[each], atol=2e-4) for each in one)
     assert all(np.array_equal(two[each], again[each]) for each in two), "the same each time"
@@ -115,8 +109,9 @@ def test_a_killed_run_ends_as_another(texts: Path, tmp_path: Path) -> None:
     running.wait()
     assert 3 <= _step(state) < 60
     assert not (tmp_path / "killed" / "model.safetensors").exists()
+    recipe = _with(heads=4, kv_heads=0, steps=60)
     for name in ("killed", "whole"):
-        subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True)
+        Pretraining([texts], tmp_path / name, recipe, save_every=3, threads=1).run()
     killed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
     assert all(np.array_equal(killed[each], whole[each]) for each in whole)
     more = Pretraining([texts], tmp_path / "killed", _with(heads=4, steps=61), threads=1)
@@ -156,3 +151,14 @@ def test_bad_runs_are_refused_before_any_work(texts: Path, tmp_path: Path) -> No
 def test_recipes_out_of_range(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         _with(**values)
+
+
+def _fail(worker: Worker, job: object) -> None:
+    raise ValueError(f"process {worker.rank} cannot {job}")
+
+
+@pytest.mark.compare
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_run() -> None:
+    with pytest.raises(RequestError, match=r"lost each other|has failed"), workers(2, _fail, "go on", 1) as worker:
+        worker.sum_value(1.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -11,11 +13,14 @@ from serving import Serving, serving
 
 from miaotui.config import Settings
 from miaotui.errors import DeadlineUnattainableError, RequestError
+from miaotui.optimize.card import FORM, SUFFIX
+from miaotui.optimize.source import file_digest
 from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops.operations import Operations
+from miaotui.serve.prompt_router import PromptRouter, read_routes
 from miaotui.serve.tiers import NEAR_KL, TierGroup, read_tiers
 from miaotui.served_model import ServedModel
-from tiny_models import make_tiny_folder
+from tiny_models import make_tiny_folder, make_tiny_gguf
 
 
 class Slow:
@@ -47,7 +52,8 @@ def _parts(models: Mapping[str, ServedModel]) -> Mapping[str, Any]:
     group.tiers = tuple(
         type(tier)(tier.model, loss) for tier, loss in zip(group.tiers, (0.0, NEAR_KL, 0.4), strict=True)
     )
-    served.add_tiers([group])
+    served.add_groups([group])
+    served.add_groups(read_routes(["routed=zh:best,code:middle,<30:middle,small"], served, []))
     operations = Operations(served)
     for model in models.values():
         cast("ObservedModel", model).observe(operations.running)
@@ -101,7 +107,7 @@ def test_streams_and_the_list_know_tiers(server: Serving) -> None:
     told = _ask(server, deadline_ms=15_000, stream=True).text
     assert '"tier":"small"' in told.replace(" ", "")
     listed = httpx.get(f"{server.url}/v1/models").json()["data"]
-    assert [each["id"] for each in listed] == ["best", "middle", "small", "chat"]
+    assert [each["id"] for each in listed] == ["best", "middle", "small", "chat", "routed"]
 
 
 def test_each_answer_and_refusal_is_counted_once(server: Serving) -> None:
@@ -131,3 +137,68 @@ def test_words_that_are_wrong(server: Serving) -> None:
             read_tiers([word], models, [])
     (group,) = read_tiers(["chat=best,small"], models, [])
     assert [tier.loss for tier in group.tiers] == [0.0, None], "without a report card nothing is near"
+
+
+@pytest.mark.parametrize(
+    ("said", "model"),
+    [
+        ("秒推让任何模型在一秒之内回答，今天的天气很好，我们去散步吧。", "best"),
+        ("What does this do?\n```\nx = 1\n```\nPlease explain it to me in a few words, if you can.", "middle"),
+        ("hi", "middle"),
+        ("The people of the small town lend books, maps and tools to each other every day.", "small"),
+    ],
+)
+def test_the_prompt_chooses_the_model(server: Serving, said: str, model: str) -> None:
+    messages = [{"role": "user", "content": said}]
+    answer = _ask(server, model="routed", messages=messages).json()
+    assert answer["deadline"]["tier"] == model
+    assert answer["choices"] == _ask(server, model=model, messages=messages).json()["choices"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("x=best", "need a rule"),
+        ("x=zh:best,code:small", "the last none"),
+        ("x=best,small", "need a rule"),
+        ("x=<0:best,small", "no served model"),
+        ("x=zh:,small", "no served model"),
+        ("x=zh:best,,small", "expected NAME"),
+        ("best=zh:best,small", "served here already"),
+        ("x=zh:none,small", "no served model"),
+    ],
+)
+def test_rules_that_are_wrong(server: Serving, word: str, message: str) -> None:
+    models = {name: server.hosts[name] for name in ("best", "small")}
+    with pytest.raises(RequestError, match=message):
+        read_routes([word], models, [])
+    (router,) = read_routes(["x=zh:best,<9:small,best"], models, [])
+    assert isinstance(router, PromptRouter)
+    assert [rule.tokens for rule in router.rules] == [None, 9, None]
+
+
+def test_a_report_card_says_how_near_a_tier_is(tmp_path: Path) -> None:
+    """Only a card about this very file, made from the first tier's, counts."""
+    first, small, other = (make_tiny_gguf(tmp_path, "llama", seed=seed) for seed in range(3))
+    about = {path: {"name": path.name, "sha256": file_digest(path), "bytes": 1} for path in (first, small, other)}
+    for path, source in ((small, first), (other, small)):
+        card = {
+            "file": about[path],
+            "source": about[source],
+            "quality": {"mean_kl": 0.04},
+            "notes": [],
+            "form": FORM,
+            **{key: {} for key in ("wanted", "texts", "predicted", "seconds", "choices", "front")},
+            "speed": None,
+            "measured_candidates": 1,
+        }
+        path.with_name(path.name + SUFFIX).write_text(json.dumps(card))
+    places = {"first": first, "small": small, "other": other}
+    losses: list[float | None] = []
+
+    def parts(models: Mapping[str, ServedModel]) -> Mapping[str, Any]:
+        losses.extend(tier.loss for tier in TierGroup("x", list(models.values())).tiers)
+        return {}
+
+    with serving(places, Settings.from_env(), parts=parts):
+        assert losses == [0.0, 0.04, None]

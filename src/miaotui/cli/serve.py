@@ -27,6 +27,7 @@ from miaotui.encoders.runtime import EncoderDescription, describe_encoder, run_e
 from miaotui.engine.jobs.admission import QueueLimits
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
+from miaotui.hub.ensemble import is_ensemble
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import WANTED, Format
 from miaotui.libraries import need
@@ -162,7 +163,7 @@ def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> _Ope
                 if is_speech(path):  # first: CTranslate2's folders say too little for the other questions
                     opened.speech[name] = _open_speech(path, options, progress)
                     continue
-                found = describe_encoder(path, _encoder_options(options))
+                found = None if is_ensemble(path) else describe_encoder(path, _encoder_options(options))
                 if found is not None:
                     encoders[name] = found
                 elif is_seq2seq_folder(path):

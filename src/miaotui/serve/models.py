@@ -34,7 +34,6 @@ from miaotui.served_model import RequestArguments, ServedModel
 from miaotui.types import Completion, Delta, SamplingParams
 
 if TYPE_CHECKING:
-    from miaotui.serve.tiers import TierGroup
     from miaotui.serve.wire.fields import Quality
 
 # Answered before the first request: long enough to show the time of reading a prompt.
@@ -57,7 +56,7 @@ class ServedModels(Mapping[str, ServedModel]):
         speech_names: Callable[[], Iterable[str]] = lambda: (),
     ) -> None:
         self._by_name = {model.name: model for model in models}
-        self._groups: dict[str, TierGroup] = {}
+        self._groups: dict[str, ModelGroup] = {}
         self._others = {"encoder": encoder_names, "encoder-decoder": seq2seq_names, "speech model": speech_names}
 
     def __getitem__(self, name: str) -> ServedModel:
@@ -73,7 +72,7 @@ class ServedModels(Mapping[str, ServedModel]):
         """Add a model under its own name."""
         self._by_name[model.name] = model
 
-    def add_tiers(self, groups: Iterable[TierGroup]) -> None:
+    def add_groups(self, groups: Iterable[ModelGroup]) -> None:
         """Add names that have several of the models behind them."""
         self._groups |= {group.name: group for group in groups}
 
@@ -125,6 +124,17 @@ class ServedModels(Mapping[str, ServedModel]):
         for model in self._by_name.values():
             with suppress(Exception):
                 model.close()
+
+
+class ModelGroup(Protocol):
+    """Several of the models behind one name."""
+
+    @property
+    def name(self) -> str:
+        """Return the name."""
+
+    def choice(self, quality: Quality | None = None) -> ServedModel:
+        """Return the model for one request, which its submission chooses; of tiers, those within ``quality``."""
 
 
 class Observer(Protocol):

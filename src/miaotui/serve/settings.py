@@ -38,6 +38,7 @@ class ServeSettings:
     share_prefix: bool = False
     adapter: tuple[str, ...] = ()  # NAME=PATH each: low-rank adapters of the first model
     tiers: tuple[str, ...] = ()  # NAME=A,B,... each: served models behind one name, the best first
+    route: tuple[str, ...] = ()  # NAME=zh:A,code:B,<200:C,D each: served models of which the prompt chooses one
     allow_adapters: bool = False  # whether clients may load and unload adapters from this computer's folders
     allow_pull: bool = False  # whether clients may fetch models into this computer's caches
     allowed_host: tuple[str, ...] = ()
@@ -138,5 +139,5 @@ def _name_of(model: str) -> str:
     """Return a short name: a catalog name or repository as it is, a path without folders and suffix."""
     path = Path(model)
     if path.exists():
-        return path.resolve().name.removesuffix(".gguf")
+        return path.resolve().name.removesuffix(".gguf").removesuffix(".ensemble.json")
     return model

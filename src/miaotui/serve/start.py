@@ -103,7 +103,11 @@ def open_services(
     if settings.tiers:
         from miaotui.serve.tiers import read_tiers  # noqa: PLC0415  (reads report cards; few servers have tiers)
 
-        models.add_tiers(read_tiers(settings.tiers, models, [*registry, *targets, *recognisers, *models.adapters()]))
+        models.add_groups(read_tiers(settings.tiers, models, _taken(registry, targets, recognisers, models)))
+    if settings.route:
+        from miaotui.serve.prompt_router import read_routes  # noqa: PLC0415  (knows languages; few servers route)
+
+        models.add_groups(read_routes(settings.route, models, _taken(registry, targets, recognisers, models)))
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
     operations.gauges.read_limit_bytes_per_s = _read_limit_bytes_per_s(loops.values())
@@ -121,6 +125,12 @@ def open_services(
         support=open_support(settings, models, response_cache, meaning),
         meaning=meaning,
     )
+
+
+def _taken(*others: Iterable[str] | ServedModels) -> list[str]:
+    """Return the names that are served already, adapters and groups included."""
+    names = [name for each in others for name in each]
+    return names + [model.name for each in others if isinstance(each, ServedModels) for model in each.all()]
 
 
 def _read_limit_bytes_per_s(loops: Iterable[ModelLoop]) -> float | None:

@@ -16,6 +16,7 @@ from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, RefusedError, RequestError
 from miaotui.optimize.card import read_card
+from miaotui.optimize.source import file_digest
 from miaotui.serve.middleware.access import PROBING
 from miaotui.serve.wire.fields import Quality
 from miaotui.served_model import RequestArguments, ServedModel
@@ -47,15 +48,10 @@ class TierGroup:
     def __init__(self, name: str, models: Sequence[ServedModel]) -> None:
         if not 2 <= len(models) <= MOST_TIERS:
             raise RequestError(f"--tiers {name}: expected 2 to {MOST_TIERS} models, the best first, not {len(models)}")
+        require_one_tokenizer("--tiers", name, models)
         first = models[0]
-        for each in models[1:]:
-            if (
-                not same_tokens(first.tokenizer, each.tokenizer)
-                or first.grammars.vocab_size != each.grammars.vocab_size
-            ):
-                raise RequestError(f"--tiers {name}: {each.name} has another tokenizer than {first.name}")
         self.name = name
-        self.tiers = (Tier(first, 0.0), *(Tier(each, _loss(each)) for each in models[1:]))
+        self.tiers = (Tier(first, 0.0), *(Tier(each, _loss(each, first)) for each in models[1:]))
 
     def choice(self, quality: Quality | None = None) -> TieredModel:
         """Return the model for one request whose floor is ``quality`` (None: any tier)."""
@@ -193,15 +189,26 @@ def read_tiers(words: Iterable[str], models: Mapping[str, ServedModel], taken: I
     return list(found.values())
 
 
+def require_one_tokenizer(option: str, name: str, models: Sequence[ServedModel]) -> None:
+    """Raise `RequestError` for models whose prompts are not the same tokens."""
+    first = models[0]
+    for each in models[1:]:
+        sizes = {first.grammars.vocab_size, each.grammars.vocab_size}
+        if len(sizes) > 1 or not same_tokens(first.tokenizer, each.tokenizer):
+            raise RequestError(f"{option} {name}: {each.name} has another tokenizer than {first.name}")
+
+
 def _refusing(options: RequestOptions) -> RequestOptions:
     if options.deadline is None or options.deadline.on_late == "refuse":
         return options
     return replace(options, deadline=replace(options.deadline, on_late="refuse"))
 
 
-def _loss(model: ServedModel) -> float | None:
-    """Return what the report card beside a model's file says that it lost; None without one."""
+def _loss(model: ServedModel, first: ServedModel) -> float | None:
+    """Return what the report card beside a model's file says that it lost against the first tier's file; else None."""
     try:
-        return float(read_card(model.loop.model.path).quality["mean_kl"])
+        card = read_card(model.loop.model.path)
+        is_of_first = card.source["sha256"] == file_digest(first.loop.model.path)
+        return float(card.quality["mean_kl"]) if is_of_first else None
     except (MiaotuiError, KeyError, TypeError, ValueError):
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,22 @@ from numpy.typing import NDArray
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.adapters.adapter import LowRankPair
+from miaotui.model.alibi import alibi_slopes
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
 Tensor = Any  # torch is an extra that may be missing
 Array = NDArray[np.float32]
 HEAD_ROWS = 512  # positions whose logits are in memory at a time
+# Parts of `ModelConfig` that are computed here; everything else must be as the default is.
+COMPUTED = frozenset(
+    {"architecture", "vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_size"}
+    | {"context_length", "norm", "norm_eps", "norm_bias", "activation", "rope", "local_rope", "rope_layers", "windows"}
+    | {"attention_scale", "attention_softcap", "logit_softcap", "embedding_scale", "alibi", "qkv_bias", "o_bias"}
+    | {"qk_norm", "rotated_qk_norm", "joint_qk_norm", "pre_norms", "post_norms", "parallel", "gated", "ffn_bias"}
+    | {"head_bias", "tied_head"}
+)
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
-
-
-def require_plain(config: ModelConfig) -> None:
-    """Raise `UnsupportedModelError` for a model that is not trained here."""
-    plain = config.experts is None and config.latent is None and config.masked is None
-    if not plain or config.sinks or config.alibi or not config.has_one_stream:
-        raise UnsupportedModelError(
-            "models with experts, latent attention, masked tokens, ALiBi, or parts of single layers (Gemma 3n and "
-            "4) are not trained here: choose a plain decoder"
-        )
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,23 @@ class DecoderOptions:
 PLAIN = DecoderOptions()
 
 
+def require_plain(config: ModelConfig) -> None:
+    """Raise `UnsupportedModelError`, naming it, for a part of a model that is not computed here."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in COMPUTED and value != field.default:
+            raise UnsupportedModelError(
+                f"{config.architecture} has {field.name.replace('_', ' ')}, which is not trained here: choose a "
+                "plain decoder, without experts, latent attention, several streams or masked tokens"
+            )
+
+
 class TorchDecoder:
     """A decoder over texts of one length.
 
     With ``rank`` 0 all weights are trained, else pairs of that rank beside products (LoRA, Hu et al. 2021).
     ``dtype`` is that of products.
-    Raises `UnsupportedModelError` for experts, latent attention, sinks, ALiBi, parts of single layers and models that
-    restore masked tokens.
+    Raises `UnsupportedModelError` for what is not in `COMPUTED`, such as experts.
     """
 
     def __init__(
@@ -192,6 +201,8 @@ class TorchDecoder:
         k, v = (each.repeat_interleave(group, 1) if group > 1 else each for each in (k, v))
         seen = self._seen(q.shape[2], config.windows[layer])
         cap = config.attention_softcap
+        if config.alibi:
+            seen = self._biased(seen)
         if cap:
             scores = torch.tanh((q @ k.transpose(-1, -2)).float() * config.attention_scale / cap) * cap
             mixed = scores.masked_fill(~seen, -math.inf).softmax(-1).to(self._dtype) @ v
@@ -239,6 +250,13 @@ class TorchDecoder:
         cos, sin = (each.float() * rope.magnitude() for each in (angles.cos(), angles.sin()))
         first, second, rest = heads.split((rope.dim // 2, rope.dim // 2, heads.shape[-1] - rope.dim), -1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], -1)
+
+    def _biased(self, seen: Tensor) -> Tensor:
+        """Return what is added to scores where they fall with distance (ALiBi), ``[heads, n, n]``."""
+        torch, places = self.torch, self.torch.arange(len(seen))
+        slopes = torch.from_numpy(alibi_slopes(self.config.n_heads))[:, None, None]
+        bias = slopes * (places[None, :] - places[:, None])
+        return bias.masked_fill(~seen, -math.inf).to(self._dtype)
 
     def _seen(self, n: int, window: int) -> Tensor:
         """Return which position sees which, bool ``[n, n]``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 from miaotui.errors import RequestError
 from miaotui.training.library import load_torch
 
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 WAIT_S = 300.0  # for the other processes, at the beginning and in each sum
 
 
@@ -100,7 +102,8 @@ def _work(run: Callable[[Worker, Any], None], job: Any, worker: Worker, store: s
 @contextlib.contextmanager
 def _group(worker: Worker, store: Path, threads: int) -> Iterator[Worker]:
     torch = load_torch()
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if sys.platform in LOOPBACK:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
     torch.set_num_threads(threads)
     torch.distributed.init_process_group(
         "gloo", init_method=store.as_uri(), rank=worker.rank, world_size=worker.count, timeout=timedelta(seconds=WAIT_S)

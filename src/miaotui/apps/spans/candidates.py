@@ -15,11 +15,14 @@ from miaotui.apps.segmentation import Word
 MOST_WORDS = 9
 MOST_REASON_WORDS = 14
 MOST_BRACKET = 6  # words from an opening bracket to its end, in a name with its short form
-MOST_VERBS = 1  # within a phrase, besides its first word
+MOST_VERBS, MOST_HAN_VERBS = 1, 2  # within a phrase, besides its first word; jieba takes many nouns for verbs
 MOST_LITTLE = 3  # function words within a phrase
 _INNER = frozenset(("of", "the", "and", "or", "de", "la", "for", "von", "van", "&", "to", "in", "a", "an", "on", "at"))
 _INNER |= {"with", "from", "as", "by", "than", "his", "her", "its", "their"}
 _COUNTING = frozenset(("more", "less", "fewer", "over", "under", "about", "around", "at", "up", "nearly", "almost"))
+_OWNING = frozenset(("its", "his", "her", "their", "our", "no", "only", "other", "each", "many", "several"))
+_HAN_EDGES = frozenset(("d", "zg", "h", "r"))  # adverbs and the like, as which jieba takes many nouns, and "he", "this"
+_HAN_ENDS = frozenset(("d", "zg", "k"))
 _LISTED = ("、",)
 _BRACKETS = "(（"
 _JOINING = "·・-–—'’\"“”《》&½／/°"
@@ -37,7 +40,7 @@ def _may_begin(each: Sequence[Word], first: int, kind: Kind) -> bool:
     word = each[first]
     if word.is_punctuation:
         return False
-    if not word.is_function or kind is Kind.REASON:
+    if not word.is_function or kind is Kind.REASON or word.tag in _HAN_EDGES or word.text.lower() in _OWNING:
         return True
     near = each[first + 1 : first + 3]
     return word.text.lower() in _COUNTING and any(letter.isdigit() for other in near for letter in other.text)
@@ -46,6 +49,7 @@ def _may_begin(each: Sequence[Word], first: int, kind: Kind) -> bool:
 def _ends(each: Sequence[Word], first: int, most: int, kind: Kind) -> Iterator[int]:
     """Yield the indexes at which a run from ``first`` may end; brackets are held whole or not at all."""
     verbs = little = 0
+    most_verbs = MOST_VERBS if each[first].tag == "en" else MOST_HAN_VERBS
     closing = -1
     for last in range(first, min(first + most, len(each))):
         word = each[last]
@@ -59,12 +63,13 @@ def _ends(each: Sequence[Word], first: int, most: int, kind: Kind) -> Iterator[i
             continue
         verbs += word.is_verb and last > first
         little += word.is_function
-        if kind is not Kind.REASON and (verbs > MOST_VERBS or little > MOST_LITTLE):
+        if kind is not Kind.REASON and (verbs > most_verbs or little > MOST_LITTLE):
             return
         if word.is_function:
             if kind is not Kind.REASON and word.tag == "en" and word.text.lower() not in _INNER and last > first:
                 return
-            continue
+            if last <= closing or word.tag not in _HAN_ENDS or len(word.text) + (last > first) < 2:
+                continue
         if last > closing:
             yield last
 

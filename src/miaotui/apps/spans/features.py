@@ -91,8 +91,11 @@ def score(
     """Return how well words ``first`` to ``last`` answer; ``best`` is the support of the best sentence."""
     language = "zh" if chinese else "en"
     weights = _weights()[language if sentence.meaning is None else f"{language}-meaning"]
-    values = features(asked, sentence, first, last, text, best)
-    total = sum(weights.get(name, 0.0) * value for name, value in values)
+    total = 0.0
+    for name, value in features(asked, sentence, first, last, text, best):
+        weight = weights.get(name)
+        if weight is not None:
+            total += weight * value
     if best < FEW_WORDS and (sentence.meaning or 0.0) >= 1.0:  # a customer's words are not the document's
         total += MEANING_WEIGHT
     if chinese or asked.kind not in _EXACT or not _unfit(asked, sentence.words[first : last + 1]):

@@ -19,7 +19,7 @@ from miaotui.errors import OverloadedError, RefusedError, RequestError
 from miaotui.llm import LLM
 from miaotui.types import MAX_LOGPROB_TOKENS, Completion, Deadline, SamplingParams, TokenLogprobs
 
-MOST_PATHS = 3  # read in one round
+MOST_PATHS = 1  # read in one round: more bring rows that the first one often makes needless
 FIRST_MARGIN = 1.0  # nats: of the phrases that are read with the prompt
 TICK_S = 0.02  # between looks at the clock while a round runs
 

@@ -28,7 +28,8 @@ LEAST_SHARED = 0.33  # of the question's weight in its sentence, for a span that
 @dataclass(frozen=True)
 class Span:
     """Span ``passage[start:end]``. ``support`` is that of its sentence; ``score`` compares spans of one question;
-    ``is_answer``: its form is that of an answer to this question, so that it says enough alone.
+    ``is_answer``: its form is that of an answer to this question, so that it says enough alone. ``repeats``: all its
+    terms are the question's.
     """
 
     passage: int
@@ -39,6 +40,7 @@ class Span:
     support: float
     score: float
     is_answer: bool = False
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,14 +193,20 @@ def _spans(asked: QuestionWords, sentence: SentenceWords, passages: Sequence[str
     text, chinese = passages[sentence.passage], is_chinese(asked.text)
     for first, last in candidates(sentence.words, asked.kind):
         chosen = sentence.words[first : last + 1]
-        start, end = chosen[0].start, chosen[-1].end
-        end -= 2 * text.endswith(("'s", "’s"), start + 1, end)
+        start, end = bounds_of(text, chosen)
         points = score(asked, sentence, first, last, text[start:end], most, chinese=chinese)
         place = (sentence.start, sentence.end)
         tags = frozenset(word.tag for word in chosen if word.tag not in ("en", "x"))
         shares = sum(asked.terms[term] for term in sentence.matched) >= LEAST_SHARED * asked.total
         is_answer = shares and asked.kind in TYPED and fit(asked.kind, text[start:end], tags) >= 1.0
-        yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, points, is_answer)
+        repeats = all(word.term in asked.terms for word in chosen if word.term)
+        yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, points, is_answer, repeats)
+
+
+def bounds_of(text: str, chosen: Sequence[Word]) -> tuple[int, int]:
+    """Return where the span of some words of a text starts and ends; the 's of its last word is left out."""
+    start, end = chosen[0].start, chosen[-1].end
+    return start, end - 2 * text.endswith(("'s", "’s"), start + 1, end)
 
 
 def _overlap(a: Span, b: Span) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from miaotui.apps.answering import Answer, extract, quoted
 from miaotui.apps.evidence import Evidence
 from miaotui.apps.question_types import AnswerForm, fit, form_of, kind_of
-from miaotui.apps.segmentation import terms_of, words
+from miaotui.apps.segmentation import words
 from miaotui.apps.spans.phrase_scores import CandidatePhrase, PhraseReader
 from miaotui.apps.spans.ranking import RankedSentence, Span, distinct_spans
 from miaotui.retrieval.meaning.languages import is_chinese
@@ -72,8 +72,7 @@ class Selection:
         among = [each for each in self.read if each in self.evidence.ranked] if by_meaning else self.read
         found = distinct_spans(question, texts, among, by_meaning=by_meaning)
         if not _CHOICE.search(question):
-            repeated = terms_of(question)
-            found = [span for span in found if not terms_of(span.text) <= repeated]
+            found = [span for span in found if not span.repeats]
         return found[:limit]
 
     def best(self, reader: PhraseReader, spans: Sequence[Span]) -> Span:

@@ -116,6 +116,8 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--adapter", action="append", metavar="NAME=PATH", help=about)
     about = "served models behind one name, the best first: the best that keeps a deadline answers; repeatable"
     add("--tiers", action="append", metavar="NAME=A,B,...", help=about)
+    about = "served models behind one name, of which the prompt chooses one: by language, code or length; repeatable"
+    add("--route", action="append", metavar="NAME=zh:A,code:B,<200:C,D", help=about)
     about = "weights of encoders in memory at most; the least used is put away (default: half of the memory)"
     add("--encoder-memory-mb", type=whole(1, 1 << 24), metavar="N", help=about)
     about = "how an encoder's states become an embedding, where its files do not say it"

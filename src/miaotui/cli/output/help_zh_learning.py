@@ -9,6 +9,9 @@ LEARNING_HELP = {
     "served models behind one name, the best first: the best that keeps a deadline answers; repeatable": (
         "一个名称之后的多个模型，最好的在前：能守住时限的最好者作答；可重复"
     ),
+    "served models behind one name, of which the prompt chooses one: by language, code or length; repeatable": (
+        "一个名称之后的多个模型，由提示选择其一：按语言、代码或长度；可重复"
+    ),
     "make one model of several": "把多个模型合成一个",
     "teach a model from examples": "用样本教会模型",
     "train a small model from texts": "用文本训练一个小模型",

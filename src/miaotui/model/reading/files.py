@@ -14,6 +14,7 @@ from typing import Any
 
 from miaotui.closing import Closing
 from miaotui.errors import ModelNotFoundError, UnsupportedModelError
+from miaotui.hub.ensemble import is_ensemble
 from miaotui.hub.formats.gguf import read_gguf
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.from_gguf import config_from_gguf, tensors_from_gguf
@@ -48,6 +49,8 @@ def open_model(path: str | Path) -> ModelFiles:
         return _open_folder(path)
     if not path.is_file():
         raise ModelNotFoundError(f"there is no file or folder {str(path)!r}: check the path")
+    if is_ensemble(path):
+        raise UnsupportedModelError(f"{path} describes several models, and one is needed here: name one of its members")
     if path.suffix in (".onnx", ".bin"):
         _refuse_encoder(path)
     if path.suffix == ".safetensors":

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from miaotui.config import make_folder
-from miaotui.errors import RequestError
+from miaotui.errors import RequestError, UnsupportedModelError
 from miaotui.hub.files import replace, require_room, write_whole
 from miaotui.hub.formats.gguf import read_gguf
 from miaotui.hub.formats.mapped import map_file
@@ -53,6 +53,7 @@ def write_like(
     if model.is_file():
         with read_gguf(model) as file:
             tensors = dict(file.tensors)
+            _require_names(model, sizes, tensors)
             require_room(make_folder(out.parent), needed)
             pieces = (piece for name, (kind, _) in sizes.items() for piece in data(tensors[name], kind))
             mapped = map_file(model)
@@ -60,7 +61,10 @@ def write_like(
             write_whole(out, "the model", lambda target: write_gguf(target, head, sizes, pieces))
         return out
     stored = read_safetensors(model)
-    part = make_folder(out.with_name(f"{out.name}.part"))
+    _require_names(model, sizes, stored)
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    make_folder(part)
     try:
         require_room(part, needed)
         copy_companions(model, part)
@@ -72,6 +76,15 @@ def write_like(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def _require_names(model: Path, sizes: Sizes, stored: Mapping[str, StoredTensor]) -> None:
+    apart = sizes.keys() - stored.keys()
+    if apart:
+        raise UnsupportedModelError(
+            f"{model} stores {min(apart)!r} as a part of another tensor, and is not written in that form: convert it "
+            "to plain matrices first (llama.cpp's convert_hf_to_gguf.py)"
+        )
 
 
 def copy_companions(model: Path, folder: Path) -> None:

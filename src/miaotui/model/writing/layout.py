@@ -6,7 +6,8 @@ tensor that is made of unchanged canonical rows holds the values that the file h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,15 @@ class StoredLayout:
                     )
                 self._parts.setdefault(part_name, []).append(part)
 
+    def written(self) -> Iterator[tuple[str, StoredTensor]]:
+        """Yield the tensors that belong into a file: all but an unused copy of an embedding that is the output matrix,
+        too.
+        """
+        embed = self.tensors["embed"].shape
+        for name, tensor in self.stored.items():
+            if name in self._parts or tensor.shape != embed:
+                yield name, tensor
+
     def holds(self, name: str) -> bool:
         """Return whether a stored tensor holds rows of canonical ones; others are tables or copies."""
         return name in self._parts
@@ -62,6 +72,9 @@ class StoredLayout:
         """
         tensor, parts = self.stored[name], self._parts[name]
         is_vector = len(tensor.shape) == 1
+        if any((len(self.tensors[part.name].shape) == 1) is not is_vector for part in parts):
+            yield encode_floats(self._elements(tensor, parts, values), kind)
+            return
         total = (tensor.cols if is_vector else tensor.rows) if rows is None else rows
         step = total if is_vector else max(1, BLOCK_WEIGHTS // tensor.cols)
         if rows is not None:
@@ -75,6 +88,16 @@ class StoredLayout:
                     found = values(part.name, inside + part.first)
                     block[part.places[inside] - start] = (found - part.source.offset) / np.float32(part.source.factor)
             yield encode_floats(block, kind)
+
+    def _elements(self, tensor: StoredTensor, parts: Sequence[_Part], values: CanonicalValues) -> Array:
+        """Return a stored tensor one of whose sides is a vector and the other a matrix: biases, and single rows."""
+        flat = np.zeros(math.prod(tensor.shape), np.float32)
+        for part in parts:
+            shape = self.tensors[part.name].shape
+            found = values(part.name, np.arange(shape[0])).reshape(-1)
+            places = part.places + part.first if len(shape) == 1 else np.arange(len(flat))
+            flat[places] = (found[: len(places)] - part.source.offset) / np.float32(part.source.factor)
+        return flat
 
 
 def canonical_values(tensors: CanonicalTensors, name: str, rows: Rows) -> Array:

@@ -250,7 +250,7 @@ def write_student(source: GgufSource, arrays: Mapping[str, Array], out: Path) ->
     layout = StoredLayout(source.canonical())
     sizes = {
         name: (BlockType.F16 if layout.holds(name) and len(each.shape) > 1 else each.kind, each.shape)
-        for name, each in layout.stored.items()
+        for name, each in layout.written()
     }
     write_like(source.path, out, sizes, array_bytes(layout, arrays))
 

@@ -295,7 +295,7 @@ def _write_full(path: Path, opened: ModelFiles, arrays: Mapping[str, NDArray[np.
     layout = StoredLayout(opened.tensors)
     sizes = {
         name: (each.kind if each.kind.is_float or not layout.holds(name) else BlockType.F16, each.shape)
-        for name, each in layout.stored.items()
+        for name, each in layout.written()
     }
 
     write_like(path, out, sizes, array_bytes(layout, arrays))

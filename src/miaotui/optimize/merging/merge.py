@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ from miaotui.optimize.origin import Origin, described, write_origin
 from miaotui.types import Progress
 
 VOCABULARY_ROWS = ("embed", "head", "head_bias")
-ALIKE = ("n_heads", "n_kv_heads", "head_dim", "norm", "activation", "qk_norm", "gated", "parallel", "embedding_scale")
+# Parts of a configuration in which models may differ; the base's stay.
+MAY_DIFFER = frozenset({"architecture", "vocab_size", "context_length", "rope", "local_rope", "windows", "norm_eps"})
 KINDS = {"f32": BlockType.F32, "f16": BlockType.F16, "bf16": BlockType.BF16}
 
 
@@ -75,7 +77,7 @@ class _Merge:
     def sizes(self) -> Mapping[str, tuple[BlockType, tuple[int, ...]]]:
         """Return type and shape of each tensor that is written."""
         found = {}
-        for name, tensor in self._layout.stored.items():
+        for name, tensor in self._layout.written():
             kind, shape = tensor.kind, tensor.shape
             if self._layout.holds(name):
                 wanted = KINDS.get(self._recipe.dtype or "")
@@ -162,22 +164,13 @@ def _require_fits(first_name: str, first: ModelFiles, name: str, other: ModelFil
             raise UnsupportedModelError(
                 f"{key} is {list(shape)} in {first_name} and {list(theirs[key])} in {name}: merge models of one size"
             )
-    same = (
-        "n_heads",
-        "n_kv_heads",
-        "head_dim",
-        "norm",
-        "activation",
-        "qk_norm",
-        "gated",
-        "parallel",
-        "embedding_scale",
-    )
-    for field in same:
-        if getattr(first.config, field) != getattr(other.config, field):
+    for field in fields(first.config):
+        one, two = (getattr(each.config, field.name) for each in (first, other))
+        close = isinstance(one, float) and isinstance(two, float) and math.isclose(one, two, rel_tol=1e-5)
+        if field.name not in MAY_DIFFER and one != two and not close:
             raise UnsupportedModelError(
-                f"{field.replace('_', ' ')} is {getattr(first.config, field)!r} in {first_name} and "
-                f"{getattr(other.config, field)!r} in {name}: merge models of one architecture"
+                f"{field.name.replace('_', ' ')} is {str(one)[:80]} in {first_name} and {str(two)[:80]} in {name}: "
+                "merge models of one architecture"
             )
 
 
