@@ -9,11 +9,12 @@ import { MAX_FILE_BYTES, type Upload, upload, uploads } from "./upload";
 
 const names = signal<string[]>([]);
 const chosen = signal("documents");
+let isTyped = false; // a name that a person wrote is not replaced when the list of names comes
 
 async function loadNames(): Promise<void> {
   try {
     names.value = (await requestJson<{ data: { id: string }[] }>("v1/indexes")).data.map((each) => each.id);
-    if (names.value[0] && !names.value.includes(chosen.value)) chosen.value = names.value[0];
+    if (!isTyped && names.value[0] && !names.value.includes(chosen.value)) chosen.value = names.value[0];
   } catch {
     names.value = []; // without a key, or of an older server: the page says so when something is asked
   }
@@ -33,7 +34,10 @@ export function Documents(): VNode {
             list="indexes"
             value={chosen.value}
             pattern="[A-Za-z0-9._\-]+"
-            onInput={(event) => (chosen.value = event.currentTarget.value)}
+            onInput={(event) => {
+              isTyped = true;
+              chosen.value = event.currentTarget.value;
+            }}
           />
         </label>
         <datalist id="indexes">
