@@ -349,8 +349,7 @@ def _find(known: Mapping[str, Architecture], name: str) -> Architecture:
 
     if is_encoder_type(name) or name.endswith("-bert") or name.startswith("jina-bert"):
         raise UnsupportedModelError(f"the model is an encoder ({name[:80]}), {NO_TEXT}")
-    titles = "; ".join(f"{key} ({entry.title})" for key, entry in known.items())
     raise UnsupportedModelError(
-        f"the model's architecture is {name[:80]!r}, which is not supported. Known here: {titles}. "
-        "Choose a model of one of these"
+        f"the model's architecture is {name[:80]!r}, which is not supported. Known here: {', '.join(known)}. "
+        "Choose a model of one of these; docs/models.md says which models they are"
     )
