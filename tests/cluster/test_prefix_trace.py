@@ -17,7 +17,7 @@ from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.types import SamplingParams
 from tiny_models import make_tiny_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 OPTIONS: dict[str, Any] = {"threads": 1, "context": 1024, "max_sequences": 4, "speculate": False}
 REPLICAS, TALKS, TURNS, ANSWER = 3, 9, 4, 24
