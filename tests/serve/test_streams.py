@@ -55,6 +55,7 @@ def test_events_are_data_lines_and_end_with_done(server: Serving) -> None:
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
     assert "content-length" not in answer.headers
+    assert answer.text.startswith("data: ")
     events = answer.text.split("\n\n")
     assert events.pop() == ""
     assert events.pop() == "data: [DONE]"

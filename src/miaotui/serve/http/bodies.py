@@ -315,7 +315,8 @@ class EventStream(Response):
             first = await anext(events, "")
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
-            await _write(send, first or self.ping)
+            if first:  # no comment before the first event: vLLM's client takes the event behind it for a part of it
+                await _write(send, first)
             try:
                 await self._send_rest(events, send)
             except Exception as error:
