@@ -30,7 +30,7 @@ from miaotui.dmlm.train.checkpoint import read_checkpoint, write_checkpoint
 from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import TextCorpus, read_corpus
 from miaotui.dmlm.train.trainer import Trainer
-from miaotui.training.library import use_threads
+from miaotui.training.torch_loading import use_threads
 
 MASKS = ("random", "fixed", "spans", "words", "pmi", "adaptive")
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's t by degrees of freedom

@@ -43,7 +43,7 @@ from miaotui.speculation.train.corpus import Corpus, Memory
 from miaotui.speculation.train.dataset import HeadDataset
 from miaotui.speculation.train.kept import KeptTraining, collect_parts
 from miaotui.speculation.train.trainer import LEFT, Recipe, train
-from miaotui.training.library import load_torch
+from miaotui.training.torch_loading import load_torch
 
 HELD_OUT = 0.1  # share of the texts
 JUDGED = 60  # batches of windows

@@ -53,7 +53,7 @@ class PoolSpecification:
     model: str
     replicas: int = 1  # with `autoscale`: at the start
     cpus: float = 1.0  # that Ray reserves for each replica
-    autoscale: ScaleRange | None = None  # None: as many as ``replicas`` until somebody scales
+    autoscale: ScaleRange | None = None  # None: ``replicas``, until `scale` changes the number
     digest: str | None = None  # SHA-256 that the model's files must have; None: what the ingress finds
     adapters: Mapping[str, str] = field(default_factory=dict)  # paths by name
     options: Mapping[str, Any] = field(default_factory=dict)  # of each engine, by `ENGINE_NAMES`

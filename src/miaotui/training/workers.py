@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import RequestError
-from miaotui.training.library import load_torch
+from miaotui.training.torch_loading import load_torch
 
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 WAIT_S = 300.0  # for the other processes, at the beginning and in each sum

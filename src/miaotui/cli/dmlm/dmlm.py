@@ -47,7 +47,7 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     from miaotui.dmlm.train.spans import SpanTrainer, export_spans
     from miaotui.dmlm.train.texts import SENTINELS, load_tokenizer_text, read_corpus
     from miaotui.dmlm.train.trainer import Trainer
-    from miaotui.training.library import use_threads
+    from miaotui.training.torch_loading import use_threads
 
     if parsed.out is None:
         raise RequestError("say where the model shall lie: miaotui dmlm train TEXT... --out FOLDER")

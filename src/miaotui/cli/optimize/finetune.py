@@ -21,7 +21,7 @@ def finetune(parsed: argparse.Namespace) -> int:
     from miaotui.cli.output.progress import ProgressBars
     from miaotui.optimize.learning.finetune import FinetuneFiles, Finetuning
     from miaotui.optimize.learning.recipe import FinetuneRecipe
-    from miaotui.training.library import use_threads
+    from miaotui.training.torch_loading import use_threads
 
     model, *data = parsed.words
     if not hasattr(parsed, "out"):

@@ -21,7 +21,7 @@ def train(parsed: argparse.Namespace) -> int:
     from miaotui.optimize.learning.pretrain import STATE, Pretraining
     from miaotui.optimize.learning.recipe import PretrainRecipe, kept_recipe
     from miaotui.training.checkpoint import read_state
-    from miaotui.training.library import use_threads
+    from miaotui.training.torch_loading import use_threads
 
     if not hasattr(parsed, "out"):
         raise RequestError("say where the model shall lie: miaotui train TEXT... --out FOLDER")

@@ -1,4 +1,4 @@
-"""How many replicas a model needs, from the work that came and the promises that were refused.
+"""Chooses the number of replicas of a model by offered work and refused promises.
 
 Owns the count of offered work and the decision. Knows no clock, process or Ray: times come in, in seconds. Invariants:
 the number stays within its range; it rises at once and falls by one after a time in which fewer would have done; while

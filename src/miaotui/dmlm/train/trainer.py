@@ -23,9 +23,9 @@ from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import TextCorpus
 from miaotui.errors import RequestError
 from miaotui.training.checkpoint import Arrays, optimizer_arrays, restore_optimizer, take_weights
-from miaotui.training.library import load_torch
 from miaotui.training.noise import Ints
 from miaotui.training.schedule import learning_rate, shuffled
+from miaotui.training.torch_loading import load_torch
 
 WARM_STEPS, LAST_RATE = 100, 0.05  # of the learning rate's schedule: its end is that share of its top
 BETAS, DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.05, 1.0

@@ -1,7 +1,7 @@
 """OpenVINO GenAI's continuous-batching pipeline as a stepped engine.
 
-Owns the pipeline and the handles of its requests. Knows no text: OpenVINO is told to ignore the end of texts, which is
-looked for outside. Tokens are drawn by OpenVINO, from a generator of its own: one seed gives other tokens than ours.
+Owns the pipeline and the handles of its requests. Knows no text: OpenVINO ignores the end of texts, and the
+caller looks for it. Tokens are drawn by OpenVINO, from a generator of its own: one seed gives other tokens than ours.
 """
 
 from __future__ import annotations

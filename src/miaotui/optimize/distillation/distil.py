@@ -41,8 +41,8 @@ from miaotui.training.checkpoint import (
     write_state,
 )
 from miaotui.training.decoder import TorchDecoder
-from miaotui.training.library import load_torch, product_dtype
 from miaotui.training.schedule import learning_rate
+from miaotui.training.torch_loading import load_torch, product_dtype
 from miaotui.types import Progress
 
 CHUNK_TEXTS = 64

@@ -42,9 +42,9 @@ from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.training.checkpoint import read_state, write_state
 from miaotui.training.decoder import HEAD_ROWS, DecoderOptions, TorchDecoder
 from miaotui.training.examples import Example, ExampleSet, read_examples
-from miaotui.training.library import dtype_named, load_torch
 from miaotui.training.loop import LoopOptions, TrainingLoop, mean_losses
 from miaotui.training.schedule import examples_of
+from miaotui.training.torch_loading import dtype_named, load_torch
 from miaotui.training.workers import Worker
 from miaotui.types import Progress
 

@@ -1,4 +1,4 @@
-"""How far a model has moved on texts that it did not learn: divergence, and perplexity before and after.
+"""Measures forgetting on texts that were not learned: divergence, and perplexity before and after.
 
 Owns the sums. Knows no files. Invariant: logits of some positions are in memory at a time.
 """

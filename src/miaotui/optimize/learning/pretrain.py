@@ -32,10 +32,10 @@ from miaotui.training.checkpoint import Arrays, read_state, write_state
 from miaotui.training.decoder import DecoderOptions, TorchDecoder
 from miaotui.training.examples import Example
 from miaotui.training.export import TrainedVocabulary, write_trained
-from miaotui.training.library import dtype_named, load_torch
 from miaotui.training.loop import LoopOptions, TrainingLoop, mean_losses
 from miaotui.training.schedule import examples_of
 from miaotui.training.texts import text_lines, train_tokenizer
+from miaotui.training.torch_loading import dtype_named, load_torch
 from miaotui.training.workers import Worker, workers
 from miaotui.types import Progress
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from miaotui.errors import ModelFormatError, RequestError
 from miaotui.model.adapters.adapter import MAX_RANK
 from miaotui.training.decoder import PRODUCTS
-from miaotui.training.library import PRECISIONS
+from miaotui.training.torch_loading import PRECISIONS
 
 HEAD_STEP, WIDTH_STEP = 8, 32  # what the engine's kernels need, see `ModelConfig`
 _Recipe = TypeVar("_Recipe", "FinetuneRecipe", "PretrainRecipe")

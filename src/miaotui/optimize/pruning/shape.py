@@ -56,7 +56,9 @@ def require_shape(config: ModelConfig, layers: int | None, kv_heads: int | None,
             "heads and channels can be left out of models with plain attention and feed-forward parts: choose layers"
         )
     if config.alibi and layers is not None:
-        raise UnsupportedModelError("a file of Baichuan 13B is told by its number of layers: choose another model")
+        raise UnsupportedModelError(
+            "readers recognise Baichuan 13B by its number of layers, so its layers cannot be pruned: choose another model"
+        )
     if config.masked is not None:
         raise UnsupportedModelError("models that restore masked tokens cannot be pruned: choose another model")
 

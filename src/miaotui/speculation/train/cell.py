@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from miaotui.backends.cpu.draft_head import EPS
 from miaotui.model.draft_head.attention_spec import AttentionSpec
 from miaotui.model.draft_head.weights import INPUTS
-from miaotui.training.library import product_dtype
+from miaotui.training.torch_loading import product_dtype
 
 Tensor = Any  # torch is an extra that may be missing
 

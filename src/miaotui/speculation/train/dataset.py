@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from miaotui.speculation.train.cell import Cell, Tensor, normed
 from miaotui.speculation.train.corpus import Corpus
-from miaotui.training.library import product_dtype
+from miaotui.training.torch_loading import product_dtype
 
 WINDOW, WINDOWS = 64, 24  # positions of a window; windows of a batch
 ALIKE = 80  # texts of about one length that a batch is drawn from, since padding costs as much as text

@@ -30,8 +30,8 @@ from miaotui.speculation.train.cell import Cell
 from miaotui.speculation.train.corpus import Corpus, collect
 from miaotui.speculation.train.dataset import HeadDataset
 from miaotui.speculation.train.kept import KeptTraining, collect_parts
-from miaotui.training.library import load_torch
 from miaotui.training.schedule import learning_rate
+from miaotui.training.torch_loading import load_torch
 
 WARM_STEPS, LAST_RATE = 100, 0.03  # of the learning rate: its end is that share of its top
 LEFT = 3  # status of a slice after which something is left to do

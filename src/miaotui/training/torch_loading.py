@@ -1,6 +1,6 @@
-"""The library that trains, loaded when it is first used.
+"""Loads torch when it is first used.
 
-Owns the error where it is missing, and choices that depend on the processor. Knows no network.
+Owns the error where torch is missing, and choices that depend on the processor. Knows no network.
 """
 
 from __future__ import annotations
