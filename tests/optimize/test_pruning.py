@@ -135,7 +135,7 @@ def test_a_shape_that_does_not_fit_is_refused(counts: tuple[int | None, int | No
 def test_models_whose_parts_cannot_be_left_out_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="choose layers"):
         require_shape(tiny_config("mixtral"), None, 1, None)
-    with pytest.raises(UnsupportedModelError, match="told by its number of layers"):
+    with pytest.raises(UnsupportedModelError, match="Baichuan 13B by its number of layers"):
         require_shape(tiny_config("baichuan-13b"), 2, None, None)
     with pytest.raises(UnsupportedModelError, match="plain attention"):
         require_shape(tiny_config("baichuan-13b"), None, 2, None)

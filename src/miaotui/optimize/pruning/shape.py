@@ -57,7 +57,7 @@ def require_shape(config: ModelConfig, layers: int | None, kv_heads: int | None,
         )
     if config.alibi and layers is not None:
         raise UnsupportedModelError(
-            "readers recognise Baichuan 13B by its number of layers, so its layers cannot be pruned: choose another model"
+            "readers recognise Baichuan 13B by its number of layers, so no layer can be left out: choose another model"
         )
     if config.masked is not None:
         raise UnsupportedModelError("models that restore masked tokens cannot be pruned: choose another model")
