@@ -9,6 +9,7 @@ the plan.
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
@@ -340,12 +341,21 @@ class CpuBackend:
         self.runner.remove_adapter(number)
 
     def find_draft_head(self, settings: Settings) -> CpuDraftHead | None:
-        """Return the draft head that was trained for these weights; None: there is none, or none that could be.
+        """Return the draft head that was trained for these weights; None: there is none, or the model takes none.
 
-        Raises `ModelFormatError` for a file that is no head.
+        A head that lies there for such a model is named in one line of the log. Raises `ModelFormatError` for a file
+        that is no head.
         """
         path = path_for(self.weights, settings.folder(FOLDER_NAME))
-        if path is None or not self._config.has_one_stream:
+        if path is None:
+            return None
+        if not self._config.has_one_stream:
+            logging.getLogger("miaotui.model").warning(
+                "the draft head %s is not used: models with several streams or inputs of layers (%s) have no draft "
+                "heads; drafts come from texts",
+                path,
+                self._config.architecture,
+            )
             return None
         store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
         head = load_head(path, self.weights, self._config.tied_head, store)
