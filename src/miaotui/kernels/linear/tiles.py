@@ -10,37 +10,35 @@ them: of one row, and of a block of six rows, of which so many multiply weights:
              AVX2             AVX-512 VNNI                     AVX2             AVX-512 VNNI
     format   one row  block   one row  block   bytes  format   one row  block   one row  block   bytes
     q4       108      521     52       141     288    q3_k     166      557     74       166     228
-    q4m       98      435     43       140     320    q4_k     116      442     55       148     296
-    q8       134      644     47       136     544    q5_k     161      515     65       168     360
+    q4m       98      435     43       140     320    q4_k     113      436     54       144     296
+    q8       134      644     47       136     544    q5_k     157      510     64       163     360
     q5_0     158      605     68       161     352    q6_k     167      570     73       169     420
-    q5_1     149      511     60       158     384    iq4_xs   165      666     65       185     276
+    q5_1     149      511     60       158     384    iq4_xs   165      666     60       148     276
     q6       163      641     69       163     416    iq1      134      529     71       160     292
     iq4_nl   163      707     60       149     288    iq2      145      609     69       158     292
     mxfp4    136      587     65       157     272    iq3_s    131      525     70       159     292
-    q2_k     119      514     54       162     168    tq2      105      480     50       175     148
+    q2_k     119      514     54       162     168    tq2      103      481     45       136     148
 
 With AVX2, a core that issues four vector instructions a cycle spends 25 to 42 cycles on such a group of one row; memory
-that gives a core 4 bytes a cycle takes 37 (tq2) to 136 (q8): one row waits for memory. A block spends 109 to 177 cycles,
-where its multiplications alone need 48, two a cycle: a prompt is bound by what surrounds them, the loads of inputs and
-weights and the joining of codes and scales. That is what a format of more planes costs: q6_k needs 128 more than q4_k.
+that gives a core 4 bytes a cycle takes 37 (tq2) to 136 (q8): one row waits for memory. A block spends 109 to 177
+cycles, where its multiplications alone need 48, two a cycle: a prompt is bound by what surrounds them, the loads of
+inputs and weights and the joining of codes and scales. That is what a format of more planes costs: q6_k needs 134 more
+than q4_k.
 
 With AVX-512 VNNI one row takes 11 (q4m), 14 (q4_k), 15 (q5_1), 16 (q5_k) and 18 cycles (q6_k) at four instructions a
-cycle, and memory of 90 GB/s for two cores of 4.1 GHz 29, 27, 35, 33 and 38, as it takes 26 to 50 for all formats but
-the smallest. AVX-VNNI without AVX-512 takes 20 (q8), 25 (q4_k), 36 (q5_k) and 41 (q6_k): there q5_k and q6_k have no
+cycle, and memory of 90 GB/s for two cores of 4.1 GHz 29, 27, 35, 33 and 38, as it takes 25 to 50 for all formats but
+the smallest. AVX-VNNI without AVX-512 takes 20 (q8), 25 (q4_k), 35 (q5_k) and 41 (q6_k): there q5_k and q6_k have no
 spare cycles any more where memory is that fast, and q4_k next to none beside what a pass does between products. Where
 memory binds, what is missing to the read limit of a file is the 2.8 and 2.3% that q4_k and q5_k have more bytes than
 their blocks, and what a pass does while it reads no weights: barriers, norms and attention, the more of it the faster
 memory is.
 
 With AVX-512 VNNI the two units that multiply bound a block: 60 of q4's instructions are theirs (48 dot products, 12 of
-floats), 72 of q4_k's and q5_k's (integer scales, minimums), 78 of q6_k's, which has two scales for a group, and of
-iq4_xs's, whose signed scales take a product of 16 bits for each row: at least 30, 36 and 39 cycles. In cache, one core
-of a Zen 5 does 397 (q4), 349 (q4_k), 338 (q5_k) and 300 GMAC/s (q6_k), which is 32, 36, 37 and 42 cycles at 4.1 GHz.
-iq4_xs looks each code up besides: 8 shuffles and 13 stores of registers that do not suffice, 185 instructions in all.
-
-At these rates the products of a whole prompt of Llama 3.2 1B's shape, 243 million weights in four layers, take two cores
-306 microseconds a token in q4 and 405 in q6_k, of 389 and 467 that were measured (`docs/models.md`): attention, norms
-and rounding take some 60 to 80 in every format, and the rest of q6_k's distance to the rate of q4 is its products'.
+floats), 61 of iq4_xs's, 68 of q4_k's and q5_k's (minimums), 78 of q6_k's, which has two scales for a group: at least
+30, 34 and 39 cycles. In cache, one core of a Zen 5 does 397 (q4) and 300 GMAC/s (q6_k): 32 and 42 cycles at 4.1 GHz.
+At these rates the products of a whole prompt of Llama 3.2 1B's shape, 243 million weights in four layers, take two
+cores 306 microseconds a token in q4 and 405 in q6_k, of 389 and 467 that were measured (`docs/models.md`): attention,
+norms and rounding take some 60 to 80 in every format, and the rest of q6_k's distance to q4 is its products'.
 """
 
 from __future__ import annotations
@@ -149,7 +147,7 @@ class _Sums:
     def _record(self, index: Value, carried: list[Value]) -> list[Value]:
         """Add eight groups, whose scales are integers times their record's.
 
-        One integer of a group becomes a float with its record's scale, once for all rows; those of halves multiply sums.
+        A group's one integer becomes a float with its record's scale, once for all rows; those of halves multiply sums.
         """
         e = self.e
         records = [tile.record(index, self.ahead) for tile in self.tiles]
