@@ -9,7 +9,6 @@ the plan.
 from __future__ import annotations
 
 import ctypes
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
@@ -50,7 +49,7 @@ from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
 from miaotui.kernels.sampling.draw_fields import NUMBERS, scratch_fields
 from miaotui.model.adapters.adapter import LowRankPair
-from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, path_for
+from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, note_unused, path_for
 from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan
 from miaotui.types import Progress
 
@@ -350,12 +349,7 @@ class CpuBackend:
         if path is None:
             return None
         if not self._config.has_one_stream:
-            logging.getLogger("miaotui.model").warning(
-                "the draft head %s is not used: models with several streams or inputs of layers (%s) have no draft "
-                "heads; drafts come from texts",
-                path,
-                self._config.architecture,
-            )
+            note_unused(path, self._config.architecture)
             return None
         store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
         head = load_head(path, self.weights, self._config.tied_head, store)
