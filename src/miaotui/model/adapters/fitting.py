@@ -34,7 +34,7 @@ class StoredPair(NamedTuple):
     experts: int = 0
 
 
-class Target(NamedTuple):
+class TargetMatrix(NamedTuple):
     """One canonical matrix, or one expert's part of it, that a stored matrix holds rows of."""
 
     name: str  # of its pair
@@ -45,25 +45,25 @@ class Target(NamedTuple):
     experts: int = 0  # 0: it is no part of a stack
 
 
-def targets_of(config: ModelConfig, sources: Mapping[str, TensorSource]) -> dict[str, list[Target]]:
+def targets_of(config: ModelConfig, sources: Mapping[str, TensorSource]) -> dict[str, list[TargetMatrix]]:
     """Return the matrices that adapters can change, by the name of the stored matrix.
 
     Those of experts are found under each expert's name if a file has these, and all together under their source's.
     """
-    found: dict[str, list[Target]] = {}
+    found: dict[str, list[TargetMatrix]] = {}
     for name, shape in tensor_shapes(config).items():
         if len(shape) != 2 or name in TABLES or name not in sources:
             continue
         source, (rows, inputs) = sources[name], shape
         if not source.experts:
-            found.setdefault(source.name, []).append(Target(name, source, rows, inputs))
+            found.setdefault(source.name, []).append(TargetMatrix(name, source, rows, inputs))
             continue
         count, each = source.experts, rows // source.experts
         for expert in range(count):
             own, start = expert_pair(name, expert), TensorSource(source.name, start=expert * each)
-            found.setdefault(source.name, []).append(Target(own, start, each, inputs, expert, count))
+            found.setdefault(source.name, []).append(TargetMatrix(own, start, each, inputs, expert, count))
         for expert, stored in enumerate(source.stored_names if "{}" in source.name else ()):
-            found[stored] = [Target(expert_pair(name, expert), TensorSource(stored), each, inputs)]
+            found[stored] = [TargetMatrix(expert_pair(name, expert), TensorSource(stored), each, inputs)]
     return found
 
 
@@ -89,7 +89,7 @@ def fitted(
     return pairs
 
 
-def _cut(targets: Sequence[Target], pair: StoredPair) -> Iterator[tuple[str, LowRankPair]]:
+def _cut(targets: Sequence[TargetMatrix], pair: StoredPair) -> Iterator[tuple[str, LowRankPair]]:
     """Yield the pairs of all canonical matrices that one stored matrix holds: they share ``down``, but for experts."""
     down, rank = pair.down.float32(), pair.up.shape[1]
     for target in targets:
@@ -98,7 +98,7 @@ def _cut(targets: Sequence[Target], pair: StoredPair) -> Iterator[tuple[str, Low
         yield target.name, LowRankPair(own, rows.float32() * np.float32(pair.scale))
 
 
-def _check(label: str, name: str, pair: StoredPair, targets: Sequence[Target]) -> None:
+def _check(label: str, name: str, pair: StoredPair, targets: Sequence[TargetMatrix]) -> None:
     rank, experts = pair.up.shape[-1], targets[0].experts
     if rank > MAX_RANK:
         raise UnsupportedModelError(f"{label} has rank {rank} at {name}, and at most {MAX_RANK} is supported")

@@ -21,7 +21,7 @@ from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.hub.writers.blocks import encode_floats
 from miaotui.model.adapters.adapter import LowRankPair
-from miaotui.model.adapters.fitting import Target, targets_of
+from miaotui.model.adapters.fitting import TargetMatrix, targets_of
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import architecture_of
@@ -70,7 +70,7 @@ def _placed(
 
     Raises `UnsupportedModelError` where the model stores them in a form that is not written.
     """
-    places: dict[str, list[Target]] = {}
+    places: dict[str, list[TargetMatrix]] = {}
     for target in chain.from_iterable(targets_of(config, sources).values()):
         places.setdefault(target.name, []).append(target)
     for name, pair in pairs.items():
