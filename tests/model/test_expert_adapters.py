@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from adapter_files import Pairs, random_pairs, write_gguf_adapter, write_peft
-from miaotui.errors import ModelFormatError, UnsupportedModelError
+from miaotui.errors import MiaotuiError, ModelFormatError, UnsupportedModelError
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.adapters.merge import merge_adapter
 from miaotui.model.adapters.reading import read_adapter
@@ -181,6 +184,31 @@ def test_adapters_of_other_experts_are_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(ModelFormatError, match="of 8 experts"):
         read_adapter(write_gguf_adapter(tmp_path / "a.gguf", stack, architecture="qwen3moe"), config)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[int, ...]:
+    return tuple(draw(st.lists(st.sampled_from([0, 1, 2, 3, 4, 7, 8, 24, 32, 64]), min_size=1, max_size=4)))
+
+
+@given(shapes(), shapes(), st.sampled_from(["ffn_up_exps", "ffn_gate_up_exps", "ffn_gate_inp", "attn_q"]))
+@settings(max_examples=20, deadline=None)
+def test_matrices_of_any_shape_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, down: tuple[int, ...], up: tuple[int, ...], name: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "expert-adapters"
+    if not folder.is_dir():
+        folder.mkdir()
+        make_tiny_folder(folder, "qwen3-moe")
+    with open_model(folder / "qwen3-moe-0") as opened:
+        config = opened.config
+    matrices = np.ones(down, np.float32), np.ones(up, np.float32)
+    modules = {"ffn_up_exps": "mlp.experts", "attn_q": "self_attn.q_proj"}
+    peft = write_peft(folder / "a", {f"model.layers.0.{modules.get(name, 'mlp.gate')}": matrices}, r=1)
+    gguf = write_gguf_adapter(folder / "a.gguf", {f"blk.0.{name}.weight": matrices}, architecture="qwen3moe")
+    for path in (peft, gguf):
+        with suppress(MiaotuiError):
+            read_adapter(path, config)
 
 
 def test_experts_in_one_tensor_of_a_folder_are_not_merged(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _parts(
     parts: dict[str, dict[str, StoredTensor]] = {"A": {}, "B": {}}
     for name, tensor in tensors.items():
         found = _NAME.fullmatch(name)
-        if found is None:
+        if found is None or len(tensor.shape) != 2:
             raise UnsupportedModelError(
                 f"{folder} holds {name[:200]!r}, which is no low-rank pair of a linear layer: merge it with PEFT first"
             )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.adapters.adapter import MAX_RANK
 from miaotui.model.adapters.fitting import StoredPair, foreign
@@ -74,11 +75,16 @@ def split_peft(label: str, module: str, layer: FusedLayer, pair: StoredPair) -> 
 
 
 def stacked_gguf(base: str, down: StoredTensor, up: StoredTensor, alpha: float) -> Iterator[tuple[str, StoredPair]]:
-    """Yield the pairs of a GGUF file's ``lora_a`` and ``lora_b`` by stored name."""
-    experts = down.shape[0] if len(down.shape) == len(up.shape) == 3 else 0
-    pair = StoredPair(_flat(down), _flat(up), alpha / max(down.shape[-2] if len(down.shape) > 1 else 1, 1), experts)
+    """Yield the pairs of a GGUF file's ``lora_a`` and ``lora_b`` by stored name.
+
+    Raises `ModelFormatError` for vectors.
+    """
+    if min(len(down.shape), len(up.shape)) < 2:
+        raise ModelFormatError(f"{base[:200]!r} of the adapter has vectors instead of matrices; convert it again")
+    experts = down.shape[0] if len(down.shape) == len(up.shape) == 3 and down.shape[0] == up.shape[0] else 0
+    pair = StoredPair(_flat(down), _flat(up), alpha / max(down.shape[-2], 1), experts)
     prefix = base.removesuffix(JOINED)
-    if prefix == base or not experts:
+    if prefix == base or not experts or up.shape[1] % 2:
         yield base, pair
         return
     for half, name in enumerate(("ffn_gate_exps.weight", "ffn_up_exps.weight")):
