@@ -3,9 +3,9 @@
     python -m benchmarks.dmlm.correction --model qwen2.5-coder-0.5b --set fresh
 
 Both sets beside this file were written for it, half English and half Chinese, and half of their sentences have one or
-two errors of common kinds. The first one, of 200, was partly tuned on; the fresh one, of 100, never was. A sentence is mended if the result is the right sentence, character for character; a right one
-is spoiled if anything in it changes. ``--kept FILE`` holds what is done already, so that a run can be cut into slices.
-Last comes one JSON line.
+two errors of common kinds. The first one, of 200, was partly tuned on; the fresh one, of 100, never was. A sentence is
+mended if the result is the right sentence, character for character; a right one is spoiled if anything in it changes.
+``--kept FILE`` holds what is done already, so that a run can be cut into slices. Last comes one JSON line.
 """
 
 from __future__ import annotations
