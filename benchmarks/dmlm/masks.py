@@ -28,8 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from miaotui.dmlm.train.bigram import bigram_nats
 from miaotui.dmlm.train.checkpoint import read_checkpoint, write_checkpoint
 from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import TextCorpus, read_corpus
@@ -172,30 +171,6 @@ def interval_of(values: list[float]) -> float:
     if len(values) < 2:
         return math.nan
     return T_95.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def bigram_nats(corpus: TextCorpus, discount: float = 0.75) -> float:
-    """Return the negative log-likelihood of an interpolated Kneser-Ney bigram model, nats a held-out token.
-
-    Chen and Goodman, "An Empirical Study of Smoothing Techniques" (1999), section 3.2. It counts the same tokens as the
-    bound: those that may be masked.
-    """
-    size = corpus.vocab_size
-    train = corpus.tokens[corpus.trained]
-    keys, counts = np.unique(train[:, :-1].ravel() * size + train[:, 1:].ravel(), return_counts=True)
-    first, second = keys // size, keys % size
-    follows = np.bincount(first, counts, size)  # occurrences of a token before another
-    kinds = np.bincount(first, minlength=size)  # different tokens after it
-    continuation = (np.bincount(second, minlength=size) + 0.5) / (len(keys) + 0.5 * size)
-    held = corpus.tokens[corpus.held_out]
-    before, after = held[:, :-1].ravel(), held[:, 1:].ravel()
-    wanted = before * size + after
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    seen = np.where(keys[at] == wanted, counts[at], 0)
-    known = np.maximum(follows[before], 1)
-    chances = np.maximum(seen - discount, 0) / known + discount * kinds[before] / known * continuation[after]
-    chances = np.where(follows[before] > 0, chances, continuation[after])
-    return float(-np.log(chances[after >= 3]).mean())
 
 
 if __name__ == "__main__":
