@@ -86,6 +86,8 @@ def main() -> None:
         answers = play_load(server, {"requests": alone, "pause_s": 0.05, "patience_s": PATIENCE_S})
         alone_ms = statistics.median(took_ms(each) for each in answers[ALONE // 4 :] if is_whole(each))
         capacity = capacity_of(server, source, chosen.vocabulary, chosen.seconds / 4)
+        if not capacity:
+            raise SystemExit("no answer was whole in time to measure the capacity: give more --seconds")
         print(f"an answer alone {alone_ms:.1f} ms, {capacity:.1f} answers a second at most", flush=True)
         found = [measured(server, chosen, load, load * capacity, alone_ms).counts() for load in chosen.loads]
     rows = [
