@@ -82,11 +82,11 @@ def main() -> int:
     bigram = bigram_nats(corpus)
     print(f"\n{'masks':10} {'seeds':>5} {'bound':>8} {'±':>7} {'perplexity':>11} {'share of tokens':>16} {'±':>6}")
     for name, each in report.items():
-        shown = "never" if each["share"] is None else f"{each['share']:.2f}"
-        bound, interval = each["bound"], each["interval"]
+        bound, share = each["bound"], "never" if each["share"] is None else f"{each['share']:.2f}"
+        intervals = ["" if each[key] is None else f"{each[key]:.4f}" for key in ("interval", "share_interval")]
         print(
-            f"{name:10} {len(each['seeds']):5} {bound:8.4f} {interval:7.4f} {math.exp(bound):11.2f} {shown:>16} "
-            f"{each['share_interval']:6.2f}"
+            f"{name:10} {len(each['seeds']):5} {bound:8.4f} {intervals[0]:>7} {math.exp(bound):11.2f} {share:>16} "
+            f"{intervals[1]:>6}"
         )
     print(f"{'bigram':10} {'':5} {bigram:8.4f} {'':7} {math.exp(bigram):11.2f}")
     size = {"parameters": Trainer(recipe, corpus).network.parameters, "texts": len(corpus.tokens)}
@@ -144,7 +144,7 @@ def summary(curves: dict[int, Curve], random: dict[int, Curve]) -> dict[str, Any
     reached = [share for share in shares if share is not None]
     is_reached = reached and len(reached) == len(shares)
     found["share"] = statistics.mean(reached) if is_reached else None
-    found["share_interval"] = interval_of(reached) if is_reached else math.nan
+    found["share_interval"] = interval_of(reached) if is_reached else None
     found["shares"] = shares
     return found
 
@@ -166,10 +166,10 @@ def share_needed(curve: Curve, random: Curve) -> float | None:
     return None
 
 
-def interval_of(values: list[float]) -> float:
-    """Return half the 95% interval of a mean by Student's t; not a number for one value."""
+def interval_of(values: list[float]) -> float | None:
+    """Return half the 95% interval of a mean by Student's t; None for one value."""
     if len(values) < 2:
-        return math.nan
+        return None
     return T_95.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))
 
 
