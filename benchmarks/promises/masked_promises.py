@@ -121,7 +121,7 @@ def capacity_of(server: Server, source: random.Random, vocabulary: int, seconds:
     """Return answers a second while `PEOPLE` ask again as soon as they are answered."""
     requests = [(0.0, ask(server.kind, source, vocabulary, None)) for _ in range(2000)]
     fates = play_load(server, {"requests": requests, "people": PEOPLE, "seconds": seconds, "patience_s": PATIENCE_S})
-    return sum(is_whole(each) and each["done_s"] < seconds for each in fates) / seconds
+    return float(sum(is_whole(each) and each["done_s"] < seconds for each in fates) / seconds)
 
 
 def ask(kind: Kind, source: random.Random, vocabulary: int, deadline_ms: float | None) -> str:
