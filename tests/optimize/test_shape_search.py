@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_texts import made_job
+from made_texts import GAIN, made_job
 
 from miaotui.cli import main
 from miaotui.config import Settings
 from miaotui.errors import RequestError
 from miaotui.optimize.card import read_card
-from miaotui.optimize.draft_gain import DraftGain
 from miaotui.optimize.front import front_page
 from miaotui.optimize.optimizer import Optimization
 from miaotui.optimize.pruning.search import ShapeSearch
@@ -21,7 +20,6 @@ from miaotui.optimize.source import open_source
 from miaotui.optimize.speed import MeasuredSpeed
 from tiny_models import make_tiny_gguf, tiny_config
 
-GAIN = DraftGain(1.25, 1.0, 1.5, 8, 500)
 PER_BYTE = 4e8  # bytes a second of the machine that the tests pretend to have
 
 
@@ -104,8 +102,7 @@ def test_a_target_that_half_of_the_model_misses_is_refused(model: Path, tmp_path
 
 
 def test_keys_of_8_bits_go_before_parts_of_the_model(model: Path, tmp_path: Path) -> None:
-    job = job_for(model, tmp_path, deadline_s=1.0)
-    job.target = replace(job.target, prompt=200)
+    job = made_job(model, tmp_path, deadline_s=1.0, prompt=200, answer=20)
     plan = job.plan()
     times = [(one["predicted"]["seconds"], one["with_int8_kv"]["seconds"]) for one in plan["candidates"][:1]]
     job.target = replace(job.target, deadline_s=sum(times[0]) / 2)

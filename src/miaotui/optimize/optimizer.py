@@ -18,7 +18,7 @@ import numpy as np
 import miaotui
 from miaotui.config import Settings, format_size, make_folder
 from miaotui.errors import RequestError
-from miaotui.hub.files import replace
+from miaotui.hub.files import replace, require_room
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize.card import QualityLoss, ReportCard, write_card
@@ -148,7 +148,8 @@ class _Run:
         options = job.options
         # refuses what cannot be met before any work
         self.rates = self._timed("speed", lambda: job.scaled_rates(source))
-        best(planned(job.unread(source), job.target, self.rates), job.target)
+        first = best(planned(job.unread(source), job.target, self.rates), job.target)
+        require_room(make_folder(job.out.parent), 2 * first.types.file_bytes)  # a candidate, and finished matrices
         self.drafts = self._timed("speed", lambda: job.own_drafts(reference))
         _require_memory(source, options)
         self.calibration, self.test = self._timed("texts", lambda: text_sets(job, reference))
