@@ -44,7 +44,8 @@ def job_for(model: Path, folder: Path, **wishes: float) -> Optimization:
 
 def fastest(job: Optimization) -> float:
     """Return the highest speed that types alone are predicted to give."""
-    return max(one["predicted"]["tokens_per_s"] for one in job.plan()["candidates"] if "keeps" not in one)
+    plan = job.plan()
+    return max(float(one["predicted"]["tokens_per_s"]) for one in plan["candidates"] if "keeps" not in one)
 
 
 @pytest.fixture
@@ -82,6 +83,20 @@ def test_a_shape_is_taken_where_no_types_are_fast_enough(model: Path, tmp_path: 
     again = ShapeSearch(job_for(model, tmp_path, tokens_per_s=wished)).run()
     assert job.out.read_bytes() == first
     assert (again.choices, again.changes) == (card.choices, changes)
+
+
+def test_a_size_below_the_smallest_types_is_met_by_a_shape(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="the smallest that these types allow, ") as told:
+        made_job(model, tmp_path, size_bytes=1000).plan()
+    assert "it is predicted to be met" not in str(told.value)  # half of the model has more
+    floor = int(str(told.value).split("these types allow, ")[1].split(" bytes")[0].replace(",", ""))
+    job = made_job(model, tmp_path, size_bytes=int(0.9 * floor))
+    with pytest.raises(RequestError, match=r"with --layers 3 .* it is predicted to be met"):
+        job.plan()
+    card = ShapeSearch(job).run()
+    assert job.out.stat().st_size <= 0.9 * floor
+    assert card.changes is not None
+    assert "the smallest that these types allow, " in card.changes["because"]
 
 
 def test_nothing_goes_while_types_alone_meet_the_target(model: Path, tmp_path: Path) -> None:

@@ -101,7 +101,10 @@ def planned(quantization: Quantization, target: OptimizeTarget, rates: MachineRa
     """
     source, lengths = quantization.source, (target.prompt, target.answer)
     left_out = [shaped(quantization, shape, target, rates) for shape in shapes(source.config)]
-    found = candidates(quantization, None, target, rates, CANDIDATES - len(left_out))
+    try:
+        found = candidates(quantization, None, target, rates, CANDIDATES - len(left_out))
+    except RequestError as error:  # no file of the whole model is so small
+        raise RequestError(f"{error}{_remedy(meeting_shapes(quantization, target, rates), target)}") from None
     if not any(one.meets(target) for one in found):
         left_out = meeting_shapes(quantization, target, rates) or left_out
     return [

@@ -39,15 +39,25 @@ class ShapeSearch:
         job = self.job
         job.require_place()
         with open_source(job.path) as source:
-            rates = job.scaled_rates(source)
-            quantization = job.unread(source)
-            plan = planned(quantization, job.target, rates)
-            if needs_shape(plan, job.target):
+            why = self._refused(source)
+            shapes = meeting_shapes(job.unread(source), job.target, job.scaled_rates(source)) if why else []
+            if shapes:
                 require_room(make_folder(job.out.parent), 6 * job.path.stat().st_size)
-                card = self._searched(source, meeting_shapes(quantization, job.target, rates), _why(plan, job))
+                card = self._searched(source, shapes, why)
                 shutil.rmtree(job.out.with_name(f"{job.out.name}.work"), ignore_errors=True)
                 return card
         return job.run()
+
+    def _refused(self, source: GgufSource) -> str:
+        """Return in words why types alone do not meet the target; "" if they do, or would with keys of 8 bits."""
+        job = self.job
+        try:
+            plan = planned(job.unread(source), job.target, job.scaled_rates(source))
+            if needs_shape(plan, job.target):
+                best([one for one in plan if one.shape is None], job.target)
+        except RequestError as error:
+            return str(error)
+        return ""
 
     def _searched(self, source: GgufSource, shapes: list[FileCandidate], why: str) -> ReportCard:
         run, config, tried = PruneRun(self.job, source, "search"), source.config, []
@@ -76,15 +86,6 @@ class ShapeSearch:
                 if number == len(steps):
                     raise
         raise AssertionError("the last step returns or raises")
-
-
-def _why(plan: list[FileCandidate], job: Optimization) -> str:
-    """Return in words why types alone do not do."""
-    try:
-        best([one for one in plan if one.shape is None], job.target)
-    except RequestError as error:
-        return str(error)
-    raise AssertionError("types alone meet the target")
 
 
 def _options(config: ModelConfig, counts: Counts) -> PruneOptions:
