@@ -28,7 +28,7 @@ LIMIT_S = 600
 
 
 @dataclass(frozen=True)
-class DraftGain:
+class MeasuredDrafts:
     """Tokens that one pass gives with drafts (1: none was right): over all texts, and of the poorest and best text."""
 
     tokens_per_pass: float
@@ -38,23 +38,23 @@ class DraftGain:
     tokens: int
 
 
-def measured_drafts(file: Path) -> DraftGain:
+def measured_drafts(file: Path) -> MeasuredDrafts:
     """Run ``file`` in a process of its own. Raises `EngineError` where it does not run."""
     command = [sys.executable, "-m", "miaotui.optimize.draft_gain", os.fspath(file)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)  # noqa: S603  (our own)
-        return DraftGain(**json.loads(done.stdout.splitlines()[-1]))
+        return MeasuredDrafts(**json.loads(done.stdout.splitlines()[-1]))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
         said = getattr(error, "stderr", None) or str(error)
         raise EngineError(f"{file} does not run with drafts: {str(said).strip()[-300:]}") from error
 
 
-def own_drafts(source: GgufSource, gain: Callable[[Path], DraftGain], kept: Path) -> DraftGain:
+def own_drafts(source: GgufSource, gain: Callable[[Path], MeasuredDrafts], kept: Path) -> MeasuredDrafts:
     """Return the gain of the model ``source``, which ``gain`` measures once; it is kept in the folder ``kept``."""
     about = json.dumps([FORM, source.digest(), TEXTS, TOKENS])
     path = kept / f"drafts-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
     try:
-        return DraftGain(**read_object(path))
+        return MeasuredDrafts(**read_object(path))
     except (MiaotuiError, TypeError):
         found = gain(source.path)
     text = json.dumps(asdict(found)).encode()
@@ -62,7 +62,7 @@ def own_drafts(source: GgufSource, gain: Callable[[Path], DraftGain], kept: Path
     return found
 
 
-def _measure(file: str) -> DraftGain:
+def _measure(file: str) -> MeasuredDrafts:
     from miaotui.llm import load  # noqa: PLC0415  (the measuring process alone)
 
     with load(file, context=4 * TOKENS) as llm:
@@ -71,7 +71,7 @@ def _measure(file: str) -> DraftGain:
     counts = [len(one.token_ids) - 1 for one in done]
     gains = [one.timing.tokens_per_pass for one in done]
     passes = sum(count / gain for count, gain in zip(counts, gains, strict=True))
-    return DraftGain(sum(counts) / passes, min(gains), max(gains), len(done), sum(counts))
+    return MeasuredDrafts(sum(counts) / passes, min(gains), max(gains), len(done), sum(counts))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize.card import QualityLoss, ReportCard, write_card
 from miaotui.optimize.cost import MachineRates, work_bytes
-from miaotui.optimize.draft_gain import DraftGain, measured_drafts, own_drafts
+from miaotui.optimize.draft_gain import MeasuredDrafts, measured_drafts, own_drafts
 from miaotui.optimize.front import front_points
 from miaotui.optimize.layerwise import Tokens
 from miaotui.optimize.loss_meter import LossMeter
@@ -81,7 +81,7 @@ class Optimization:
     settings: Settings = field(default_factory=Settings.from_env)
     progress: Progress | None = None
     measure: Callable[[Path, int, int], MeasuredSpeed] = measured_speed
-    drafts: Callable[[Path], DraftGain] = measured_drafts
+    drafts: Callable[[Path], MeasuredDrafts] = measured_drafts
     reference: Path | None = None
 
     def plan(self) -> dict[str, Any]:
