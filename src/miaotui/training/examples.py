@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from miaotui.errors import RequestError, TemplateError
 from miaotui.text.chat import ChatEncoder
-from miaotui.training.texts import text_lines
+from miaotui.training.texts import numbered_lines
 
 MOST_BYTES = 256 << 20  # of a file
 MOST_LINE = 1 << 20  # characters of a line
@@ -81,7 +81,7 @@ def read_examples(paths: Sequence[Path], chat: ChatEncoder, length: int, vocab_s
     cut = skipped = 0
     for path in paths:
         is_jsonl = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
-        for number, line in enumerate(text_lines(path, MOST_BYTES), 1):
+        for number, line in numbered_lines(path, MOST_BYTES):
             key = hashlib.sha256(line.strip().encode()).hexdigest()
             if key in seen:
                 continue
