@@ -35,8 +35,9 @@ from miaotui.optimize.texts.openings import TEST
 from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
 
-ROW, PIECE = 128, 128  # tokens of a text, positions whose logits are in memory
-THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
+ROW, PIECE = 128, 128  # tokens of a text, positions whose logits are computed at a time
+THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
+PLACES = (0.5, 0.67, 0.8, 0.9, 0.97)  # of the layers
 Texts = list[list[int]]
 
 
@@ -61,19 +62,20 @@ def main() -> None:
         model = LayerwiseModel(source.config, source.canonical())
         texts = _texts(path, source, Path(args.data), args.tokens)
         n_layers = source.config.n_layers
-        chosen = sorted({max(1, round(n_layers * part)) for part in (0.5, 0.6, 0.7, 0.8, 0.87, 0.93, 0.97)})
+        chosen = sorted({max(1, round(n_layers * part)) for part in PLACES})
         states = [model.embedded(texts)]
         for layer in range(n_layers):
             states.append(model.layer(states[-1], layer))
-        last = _joined(states[-1])
+        head, last = model.head(), _joined(states[-1])
+        base = [log_probabilities(head.head(last[at : at + PIECE])) for at in range(0, len(last), PIECE)]
+        whole = np.concatenate([logs.argmax(1) for logs in base])
         found: list[Exit] = []
         for layers in chosen:
             sure, top = _lens(model, _joined(states[layers]))
-            whole = _lens(model, last)[1]
             for threshold in THRESHOLDS:
                 leaves = sure >= threshold
                 share, agree = float(leaves.mean()), float((top == whole)[leaves].mean()) if leaves.any() else 1.0
-                same, kl = _after(model, states[layers], layers, leaves, last)
+                same, kl = _after(model, states[layers], layers, leaves, base)
                 gain = _gain(source, layers, share)
                 found.append(Exit(layers, threshold, share, agree, same, kl, gain))
                 print(_row(found[-1], n_layers), flush=True)
@@ -108,7 +110,7 @@ def _lens(model: LayerwiseModel, stream: Array) -> tuple[NDArray[np.float64], ND
 
 
 def _after(
-    model: LayerwiseModel, states: Sequence[Array], layers: int, leaves: NDArray[np.bool_], last: Array
+    model: LayerwiseModel, states: Sequence[Array], layers: int, leaves: NDArray[np.bool_], base: Sequence[Array]
 ) -> tuple[float, float]:
     """Run the other layers where positions that left keep their stream; return same-top and mean divergence."""
     ends = np.cumsum([len(x) for x in states])
@@ -118,9 +120,8 @@ def _after(
         states = [np.where(part, old, new) for part, old, new in zip(parts, states, moved, strict=True)]
     head, stream = model.head(), _joined(states)
     same, lost = [], []
-    for start in range(0, len(last), PIECE):
-        at = slice(start, start + PIECE)
-        log_p, log_q = (log_probabilities(head.head(x[at])) for x in (last, stream))
+    for number, log_p in enumerate(base):
+        log_q = log_probabilities(head.head(stream[number * PIECE : (number + 1) * PIECE]))
         same.append(log_p.argmax(1) == log_q.argmax(1))
         lost.append(divergences(log_p, log_q))
     return float(np.concatenate(same).mean()), float(np.concatenate(lost).mean())
@@ -164,7 +165,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--tokens", type=int, default=512, help="of each set of texts")
+    parser.add_argument("--tokens", type=int, default=256, help="of each set of texts")
     return parser.parse_args()
 
 

@@ -208,29 +208,26 @@ def test_a_kept_answer_names_the_model_that_a_rule_chose(server: Serving) -> Non
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "field"),
+    ("path", "body"),
     [
-        ("/v1/completions", {"prompt": "hello"}, "deadline"),
-        ("/v1/responses", {"input": "hello"}, "deadline"),
-        ("/v1/messages", {"messages": [{"role": "user", "content": "hello"}]}, "deadline"),
-        ("/api/chat", {"messages": [{"role": "user", "content": "hello"}], "options": {"num_predict": 4}}, "deadline"),
-        ("/api/generate", {"prompt": "hello", "raw": True, "options": {"num_predict": 4}}, "deadline"),
-        ("/v1/tasks/generate", {"texts": ["hello"]}, "deadline"),
+        ("/v1/completions", {"prompt": "hello"}),
+        ("/v1/responses", {"input": "hello"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hello"}]}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "hello"}], "options": {"num_predict": 4}}),
+        ("/api/generate", {"prompt": "hello", "raw": True, "options": {"num_predict": 4}}),
+        ("/v1/tasks/generate", {"texts": ["hello"]}),
     ],
 )
-def test_every_route_has_the_floor_and_names_the_tier(
-    server: Serving, path: str, body: dict[str, Any], field: str
-) -> None:
-    limit = (
-        {} if "api" in path or "tasks" in path else {"max_output_tokens" if "responses" in path else "max_tokens": 4}
-    )
+def test_every_route_has_the_floor_and_names_the_tier(server: Serving, path: str, body: dict[str, Any]) -> None:
+    limits = {"/api": {}, "/v1/responses": {"max_output_tokens": 4}}
+    limit = next((limits[each] for each in limits if path.startswith(each)), {"max_tokens": 4})
 
     def ask(**more: Any) -> httpx.Response:
         asked = {"model": "chat", "stream": False, **limit, **body, **more}
         return httpx.post(f"{server.url}{path}", json=asked, timeout=60)
 
-    assert ask(deadline_ms=15_000).json()[field]["tier"] == "small"
-    assert ask(deadline_ms=40_000, quality="near").json()[field]["tier"] == "middle"
+    assert ask(deadline_ms=15_000).json()["deadline"]["tier"] == "small"
+    assert ask(deadline_ms=40_000, quality="near").json()["deadline"]["tier"] == "middle"
     assert ask(deadline_ms=15_000, quality="exact").status_code == 429
     assert ask(quality="good").status_code == 400
     if "tasks" not in path:
