@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -18,10 +19,11 @@ from miaotui.errors import DeadlineUnattainableError, OverloadedError, RequestEr
 from miaotui.optimize.card import FORM, SUFFIX
 from miaotui.optimize.source import file_digest
 from miaotui.retrieval.answers.cache import AnswerCache
-from miaotui.serve.models import ObservedModel, ServedModels
+from miaotui.serve.middleware.access import CURRENT, Account
+from miaotui.serve.models import ObservedModel, Running, ServedModels
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.prompt_router import PromptRouter, read_routes
-from miaotui.serve.tiers import NEAR_KL, TierGroup, read_tiers
+from miaotui.serve.tiers import NEAR_KL, TierGroup, probing, read_tiers
 from miaotui.served_model import ServedModel
 from tiny_models import make_tiny_folder, make_tiny_gguf
 
@@ -314,3 +316,19 @@ def test_a_report_card_says_how_near_a_tier_is(tmp_path: Path) -> None:
 
     with serving(places, Settings.from_env(), parts=parts):
         assert losses == [0.0, 0.04, None]
+
+
+def test_a_part_that_is_taken_back_is_not_charged() -> None:
+    """Of two prompts a tier takes one and refuses the other: the next tier's prompts are the ones that count."""
+    charged: list[int] = []
+    account = Account(charge=charged.append)
+    running = Running({})
+    taken = cast("Any", SimpleNamespace(number=1, prompt_tokens=7, token_ids=(), cached_tokens=0, finish_reason="stop"))
+    token = CURRENT.set(account)
+    try:
+        with probing():
+            running.submitted("best", taken)
+            running.left("best", taken)
+    finally:
+        CURRENT.reset(token)
+    assert (account.prompt_tokens, sum(charged), running.take_ended(), len(running)) == (0, 0, [], 0)

@@ -16,7 +16,7 @@ from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.optimize.card import read_card
-from miaotui.optimize.source import file_digest
+from miaotui.optimize.origin import model_digest
 from miaotui.serve.middleware.access import PROBING
 from miaotui.serve.wire.fields import Quality
 from miaotui.served_model import RequestArguments, ServedModel
@@ -135,13 +135,13 @@ class TieredModel:
         wanted = list(submissions)
         strict = [(prompt, params, _refusing(options)) for prompt, params, options in wanted]
         for each in self._allowed[:-1]:
-            with contextlib.suppress(RefusedError), _probing():
+            with contextlib.suppress(RefusedError), probing():
                 return self._taken(each, each.submit_all(strict))
         last = self._allowed[-1]
         may_be_late = any(before[2] is not after[2] for before, after in zip(wanted, strict, strict=True))
         for each in reversed(self._allowed if may_be_late else ()):
             try:
-                with _probing():
+                with probing():
                     return self._taken(each, each.submit_all(wanted))
             except OverloadedError:
                 continue
@@ -207,7 +207,7 @@ def require_one_tokenizer(option: str, name: str, models: Sequence[ServedModel])
 
 
 @contextlib.contextmanager
-def _probing() -> Iterator[None]:
+def probing() -> Iterator[None]:
     """Leave refusals uncounted meanwhile: one that leads to another tier is none of the server's."""
     token = PROBING.set(True)
     try:
@@ -226,7 +226,7 @@ def _loss(model: ServedModel, first: ServedModel) -> float | None:
     """Return what the report card beside a model's file says that it lost against the first tier's file; else None."""
     try:
         card = read_card(model.loop.model.path)
-        is_of_first = card.source["sha256"] == file_digest(first.loop.model.path)
+        is_of_first = card.source["sha256"] == model_digest(first.loop.model.path)
         return float(card.quality["mean_kl"]) if is_of_first else None
     except (MiaotuiError, KeyError, TypeError, ValueError):
         return None
