@@ -52,6 +52,7 @@ class Exit:
     same_top: float  # of all positions, with propagated keys and values
     kl: float
     gain: float
+    bound: float  # the gain if it cost nothing to know which tokens may leave
 
 
 def main() -> None:
@@ -76,8 +77,8 @@ def main() -> None:
                 leaves = sure >= threshold
                 share, agree = float(leaves.mean()), float((top == whole)[leaves].mean()) if leaves.any() else 1.0
                 same, kl = _after(model, states[layers], layers, leaves, base)
-                gain = _gain(source, layers, share)
-                found.append(Exit(layers, threshold, share, agree, same, kl, gain))
+                gains = _gain(source, layers, share), _gain(source, layers, share, asks=False)
+                found.append(Exit(layers, threshold, share, agree, same, kl, *gains))
                 print(_row(found[-1], n_layers), flush=True)
     about = {"benchmark": "early_exit", "model": args.model, "machine": describe().as_dict()}
     rows = [asdict(one) for one in found]
@@ -127,8 +128,11 @@ def _after(
     return float(np.concatenate(same).mean()), float(np.concatenate(lost).mean())
 
 
-def _gain(source: GgufSource, layers: int, share: float) -> float:
-    """Return bytes of a pass without exits, over those with ``share`` of rows leaving after ``layers``."""
+def _gain(source: GgufSource, layers: int, share: float, *, asks: bool = True) -> float:
+    """Return bytes of a pass without exits, over those with ``share`` of rows leaving after ``layers``.
+
+    With ``asks`` the output matrix is read after ``layers`` for every row, and once more for those that go on.
+    """
     inner, head, keys = 0, 0, 0
     tensors = source.canonical()
     for name in tensors:
@@ -138,7 +142,7 @@ def _gain(source: GgufSource, layers: int, share: float) -> float:
             keys += size * (name.rpartition(".")[2] in ("k", "v"))
     head = tensors["embed" if source.config.tied_head else "head"].size_bytes
     before, rest = inner * layers / source.config.n_layers, 1 - layers / source.config.n_layers
-    with_exits = before + head + (1 - share) * (inner * rest + head) + share * keys * rest
+    with_exits = before + head + (1 - share) * (inner * rest + head * asks) + share * keys * rest
     return (inner + head) / with_exits
 
 
@@ -157,7 +161,7 @@ def _row(one: Exit, n_layers: int) -> str:
     return (
         f"after {one.layers:2} of {n_layers}, p >= {one.threshold}: {100 * one.share:5.1f}% leave, "
         f"{100 * one.agree:6.2f}% of them agree; all: same top {100 * one.same_top:6.2f}%, KL {one.kl:.4f}, "
-        f"bytes {one.gain:.3f} x fewer"
+        f"bytes {one.gain:.3f} x fewer (at best {one.bound:.3f})"
     )
 
 
