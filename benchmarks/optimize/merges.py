@@ -32,6 +32,14 @@ from miaotui.optimize.merging.recipe import MergeRecipe
 
 Weights = dict[str, NDArray[np.float32]]
 WEIGHTS = "model.safetensors"
+PEER = """
+import json, sys
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+for config, out in json.load(open(sys.argv[1])):
+    run_merge(MergeConfiguration.model_validate(config), out, options=MergeOptions(copy_tokenizer=False))
+"""
 NEAR = 1e-5  # a larger difference of a weight is counted
 
 
@@ -67,15 +75,12 @@ def main() -> None:
         base, far = _models(folder, [Path(text) for text in args.texts])
         near = [_near(base, folder / f"near{seed}", seed) for seed in (1, 2)]
         cases = _cases(str(base), str(far), [str(each) for each in near])
+        _run_peer(args.peer, cases, folder)
         rows = []
         for case in cases:
-            rows.append(_compared(args.peer, case, base, folder))
-            print(
-                "  ".join(
-                    f"{key} {value:.4g}" if not isinstance(value, str) else value for key, value in rows[-1].items()
-                ),
-                flush=True,
-            )
+            rows.append(_compared(case, base, folder))
+            shown = (f"{key} {x:.4g}" if not isinstance(x, str) else x for key, x in rows[-1].items())
+            print("  ".join(shown), flush=True)
     command = [args.peer, "-c", "import importlib.metadata as m; print(m.version('mergekit'))"]
     version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     print(json.dumps({"benchmark": "merges", "mergekit": version, "machine": describe().as_dict(), "rows": rows}))
@@ -125,15 +130,19 @@ def _cases(base: str, far: str, near: list[str]) -> list[Case]:
     ]  # fmt: skip
 
 
-def _compared(peer: str, case: Case, base: Path, folder: Path) -> dict[str, Any]:
+def _run_peer(peer: str, cases: list[Case], folder: Path) -> None:
+    """Let mergekit make all merges, in one process."""
+    configs = [(case.peer_config(), str(folder / f"{case.name}-peer")) for case in cases]
+    place = folder / "configs.json"
+    place.write_text(json.dumps(configs))
+    done = subprocess.run([peer, "-c", PEER, str(place)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"mergekit failed:\n{done.stderr[-2000:]}")
+
+
+def _compared(case: Case, base: Path, folder: Path) -> dict[str, Any]:
     mine, other = folder / f"{case.name}-ours", folder / f"{case.name}-peer"
     merge(case.ours, mine, Settings.from_env())
-    config = folder / "config.json"
-    config.write_text(json.dumps(case.peer_config()))
-    command = [peer, "-m", "mergekit.scripts.run_yaml", str(config), str(other), "--no-copy-tokenizer"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{case.name}: mergekit failed:\n{done.stderr[-2000:]}")
     ours, theirs, first = (_weights(place) for place in (mine, other, base))
     if case.name == "dare 0.4":
         return {"method": case.name, **_dropped("ours", ours, first), **_dropped("mergekit", theirs, first)}
