@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.apps.untrusted_yaml import read_yaml
-from miaotui.backends.options import EngineOptions
+from miaotui.backends.options import EncoderOptions, EngineOptions
+from miaotui.cluster.kinds import OPTIONS, check_options, kind_of
 from miaotui.cluster.routing.scaling import MOST_REPLICAS, ScaleRange
 from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.digest import model_digest
 from miaotui.hub.resolve import resolve
 from miaotui.serve.settings import ServeSettings
 
+_OF_ENGINES = tuple(name for name in OPTIONS["decoder"] if name != "speculate")
 MOST_BYTES = 1 << 20  # of a cluster file
-ENGINE_NAMES = ("threads", "context", "kv", "kv_tokens", "max_sequences", "chunk_size", "backend", "speculate")
+ENGINE_NAMES = tuple(dict.fromkeys(name for names in OPTIONS.values() for name in names))
 INGRESS_NAMES = (
     "tls_cert",
     "tls_key",
@@ -138,7 +140,8 @@ def _pool(name: Any, values: Any) -> PoolSpecification:
         raise RequestError(f"models.{name}.cpus: expected a number from 0 to 4096, not {cpus!r}")
     options = {key: found[key] for key in ENGINE_NAMES if key in found}
     try:
-        EngineOptions(**{key: value for key, value in options.items() if key != "speculate"})
+        EngineOptions(**{key: value for key, value in options.items() if key in _OF_ENGINES})
+        EncoderOptions(**{key: value for key, value in options.items() if key in OPTIONS["encoder"]})
     except (RequestError, TypeError) as error:
         raise RequestError(f"models.{name}: {error}") from error
     if not isinstance(options.get("speculate", True), bool):
@@ -166,7 +169,12 @@ def _range(values: Any, where: str) -> ScaleRange | None:
 
 def _located(pool: PoolSpecification) -> PoolSpecification:
     try:
-        digest = model_digest(Path(resolve(pool.model, allow_download=False)))
+        path = Path(resolve(pool.model, allow_download=False))
+        kind = kind_of(path)
+        check_options(kind, pool.options)
+        if kind != "decoder" and (pool.autoscale is not None or pool.adapters):
+            raise RequestError(f"models of the kind {kind} take neither `autoscale` nor `adapters`: leave them out")
+        digest = model_digest(path)
     except MiaotuiError as error:
         raise RequestError(f"models.{pool.name}.model: {error}") from error
     if pool.digest not in (None, digest):

@@ -43,6 +43,16 @@ class Replica:
         self.model, self.digest = ObservedModel(name, loop), digest
         self._loop = loop
 
+    @property
+    def healthy(self) -> bool:
+        """Return whether the engine runs."""
+        return self._loop.healthy
+
+    @property
+    def in_flight(self) -> int:
+        """Return the requests that have not ended."""
+        return self._loop.in_flight
+
     @staticmethod
     def open(name: str, model: str, options: Mapping[str, Any] | None = None) -> Replica:
         """Open the model that a cluster file names. Raises a `MiaotuiError`."""

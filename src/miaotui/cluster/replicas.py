@@ -49,6 +49,20 @@ class Replicas:
         """Give up all ways."""
         await self._members.close()
 
+    def shown(self, now_s: float) -> dict[str, dict[str, float | bool | str]]:
+        """Return what is known of each replica, for people. Call it with the lock."""
+        return {
+            name: {
+                "machine": self.reports.place_of(name)[0],
+                "process": self.reports.place_of(name)[1],
+                "in_flight": each.all.requests,
+                "queue_s": each.all.prompt_tokens * each.cost.read_s,
+                "prefix_pages": self._router.prefixes.pages_of(name),
+                "takes_requests": not each.draining and each.breaker.allows(now_s),
+            }
+            for name, each in self._router.replicas.items()
+        }
+
     async def follow(self) -> None:
         """Follow the members as they come, report and go, until this task is cancelled."""
         joining, reporting = dict[str, asyncio.Task[None]](), dict[str, asyncio.Task[None]]()

@@ -8,6 +8,7 @@ only one that clients reach; replicas read nothing but checked messages from it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -22,16 +23,15 @@ from starlette.middleware import Middleware
 
 from miaotui.cluster.cluster_file import ClusterFile, PoolSpecification
 from miaotui.cluster.idempotency import IdempotencyKeys
+from miaotui.cluster.kinds import open_replica
 from miaotui.cluster.messages import Message
 from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
 from miaotui.cluster.on_ray.known import NAMED
 from miaotui.cluster.on_ray.scale import deployment_name, set_replicas
+from miaotui.cluster.open_pools import OpenPools
 from miaotui.cluster.pool import Pool
-from miaotui.cluster.pool_loop import open_pool
 from miaotui.cluster.pool_metrics import PoolMetrics
-from miaotui.cluster.replica import Replica
 from miaotui.cluster.transport.direct import ReplicaServer, tls_of_ray
-from miaotui.engine.model_loop import ModelLoop
 from miaotui.errors import OverloadedError, RequestError
 
 LOG = logging.getLogger("miaotui.cluster")
@@ -56,7 +56,7 @@ class ModelReplica:
         pool = PoolSpecification(**values)
         options = {"threads": max(1, int(pool.cpus)), **pool.options}
         tls = tls_of_ray(listens=True)
-        self._replica = Replica.open(pool.name, pool.model, options)
+        self._replica = open_replica(pool.name, pool.model, options)
         found = self._replica.digest
         if pool.digest not in (None, found):
             self._replica.close()
@@ -73,14 +73,14 @@ class ModelReplica:
 
     def check_health(self) -> None:
         """Raise where the engine has failed and is not back: Serve then starts another replica."""
-        if not self._replica.model.loop.healthy:
+        if not self._replica.healthy:
             raise OverloadedError("the engine is restarting after a fault", 1.0)
 
     async def __del__(self) -> None:
         """Let what runs end, which Serve does not see, and close."""
         server = getattr(self, "_server", None)
         if server is not None:
-            while self._replica.model.loop.in_flight:  # Serve ends the wait after `drain_timeout_s`
+            while self._replica.in_flight:  # Serve ends the wait after `drain_timeout_s`
                 await asyncio.sleep(DRAIN_LOOK_S)
             await asyncio.sleep(DRAIN_LOOK_S)  # the last pieces are on their way
             await server.close()
@@ -103,22 +103,21 @@ class Ingress:
         self._cluster = ClusterFile.of(values)
         settings = self._cluster.settings
         listening = bind(settings.host, settings.port)
-        self._pools: dict[str, Pool] = {}
-        loops: dict[str, ModelLoop] = {}
+        opened = OpenPools()
+        self._pools = opened.pools
         for specification, handle in zip(self._cluster.pools, handles, strict=True):
-            name, context = specification.name, specification.options.get("context")
-            members, scale = RayMembers(handle), specification.autoscale
-            pool, loop = await asyncio.to_thread(open_pool, name, specification.model, members, context, scale)
-            self._pools[name], loops[name] = pool, loop
+            await asyncio.to_thread(opened.add, specification, functools.partial(RayMembers, handle))
         for name, pool in self._pools.items():
             if not await asyncio.to_thread(pool.wait, 1, FIRST_REPLICA_S):
                 raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
         for specification in self._cluster.pools:
             for adapter, path in specification.adapters.items():
-                await asyncio.to_thread(loops[specification.name].adapters.load, adapter, Path(path))
-        self._services = open_services(loops, settings)
+                await asyncio.to_thread(opened.decoders[specification.name].adapters.load, adapter, Path(path))
+        self._services = open_services(opened.decoders, settings, opened.encoders, speech=opened.speech)
         operations = self._services.operations
         PoolMetrics(self._pools, operations.metrics.registry)
+        for entry in opened.encoders:
+            await self._services.encoders.load(entry)
         layers = [*layers_for(settings, operations), Middleware(IdempotencyKeys)]
         app = create_app(self._services, layers)
         self._server = DrainingServer(app, operations, drain_timeout_s=settings.drain_timeout_s, tls=settings.tls)
@@ -158,7 +157,8 @@ class Ingress:
         while ranged:
             await asyncio.sleep(SCALE_S)
             for name, count in ranged.items():
-                wanted = self._pools[name].wanted(count)
+                pool = self._pools[name]
+                wanted = pool.wanted(count) if isinstance(pool, Pool) else count
                 if wanted == count:
                     continue
                 try:

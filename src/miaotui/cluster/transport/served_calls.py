@@ -11,14 +11,14 @@ import json
 from contextlib import aclosing
 
 from miaotui.cluster.messages import Message
-from miaotui.cluster.replica import Replica
 from miaotui.cluster.transport.calls import line_of
+from miaotui.cluster.transport.served_replica import ServedReplica
 
 
 class ServedCalls:
     """The calls of one connection. Make and use it in the event loop of its replica."""
 
-    def __init__(self, replica: Replica, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, replica: ServedReplica, writer: asyncio.StreamWriter) -> None:
         self._replica, self._writer = replica, writer
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
