@@ -45,7 +45,10 @@ class LocalChannel:
             return
         async with aclosing(self._replica.answer(message)) as pieces:
             async for piece in pieces:
-                for each in read_arrays(piece) if "f32" in piece else ():
+                if "f32" not in piece:
+                    yield piece
+                    continue
+                for each in read_arrays(piece):
                     if self.pieces_left == 0:
                         self.pieces_left = None  # it comes back under the same name
                         raise ReplicaLostError("it died")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from miaotui.cluster.cluster_file import ClusterFile
+from miaotui.cluster.cluster_file import ClusterFile, IndexSpecification
 from miaotui.cluster.routing.scaling import ScaleRange
 from miaotui.errors import RequestError
 from miaotui.hub.digest import model_digest
@@ -24,12 +24,13 @@ def test_a_file_is_read_and_written_as_the_same_values(tmp_path: Path) -> None:
     path.write_text(
         "port: 9000\ningress: {deadline_s: 2, cors_origin: ['https://chat.example']}\n"
         "models:\n  small: {model: smollm2-135m, replicas: 2, cpus: 1.5, context: 512}\n"
-        "  large: {model: org/large, speculate: false}\n",
+        "  large: {model: org/large, speculate: false}\nindexes: {replicas: 3, cpus: 0.5}\n",
         encoding="utf-8",
     )
     found = ClusterFile.read(path)
     assert [pool.name for pool in found.pools] == ["small", "large"]
     assert found.pools[0].options == {"context": 512}
+    assert found.indexes == IndexSpecification(3, 0.5)
     assert found.settings.deadline_ms == 2000
     assert found.settings.cors_origin == ("https://chat.example",)
     assert found.settings.named_models == {"small": "smollm2-135m", "large": "org/large"}
@@ -42,6 +43,10 @@ def test_a_file_is_read_and_written_as_the_same_values(tmp_path: Path) -> None:
         ([], "the file: expected names with values"),
         ({}, "models: expected names with values"),
         ({"models": {}}, "expected at least one"),
+        ({"models": {"indexes": {"model": "x"}}}, "is the name of the replicas of indexes"),
+        ({**GOOD, "indexes": {"replcas": 2}}, "did you mean 'replicas'"),
+        ({**GOOD, "indexes": {"replicas": 0}}, "indexes.replicas: expected a whole number from 1"),
+        ({**GOOD, "indexes": {"cpus": -1}}, "indexes.cpus: expected a number"),
         ({**GOOD, "modles": {}}, "unknown name 'modles': did you mean 'models'"),
         ({**GOOD, "port": "8000"}, "port: expected a whole number"),
         ({**GOOD, "ingress": {"dead_line_s": 1}}, "did you mean 'deadline_s'"),

@@ -12,14 +12,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from miaotui.cluster.messages import VERSION, Message, error_of
 from miaotui.cluster.pool import MOST_LOSSES, MOST_REFUSALS, RETRY_S, WAIT_S
-from miaotui.cluster.replicas import Replicas
+from miaotui.cluster.replicas import Bring, Replicas
 from miaotui.cluster.routing.router import Outcome, Router, RouteRequest, Ticket
 from miaotui.cluster.transport.channel import Channel, Members
 from miaotui.engine.jobs.job import PromisedJob, asked_of
@@ -46,15 +46,21 @@ class _JobWay:
 
 
 class JobPool:
-    """A `JobDispatcher` over the replicas of one model. ``read`` makes values of a piece that carries some."""
+    """A `JobDispatcher` over the replicas of one model.
 
-    def __init__(self, name: str, members: Members, expected: Message, read: ReadValues) -> None:
+    ``read`` makes values of a piece that carries some. ``bring`` brings a new replica what the others have.
+    """
+
+    def __init__(
+        self, name: str, members: Members, expected: Message, read: ReadValues, bring: Bring | None = None
+    ) -> None:
         self.name = name
         self.resumed = 0  # jobs that were asked again elsewhere
         self._read = read
         self._router, self._lock = Router(), threading.Lock()
-        self._replicas = Replicas(name, members, expected, self._router, self._lock, _bring_nothing)
+        self._replicas = Replicas(name, members, expected, self._router, self._lock, bring or _bring_nothing)
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._works: set[asyncio.Task[None]] = set()  # of `spread`
         self._events = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"miaotui-pool-{name}", daemon=True)
         self._thread.start()
@@ -96,6 +102,25 @@ class JobPool:
         way = _JobWay(job, content, take, ticket)
         self._events.call_soon_threadsafe(self._start, way)
 
+    def spread(self, work: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
+        """Begin some work with each replica that is here, soon; it handles its own errors."""
+        if not self._events.is_closed():
+            self._events.call_soon_threadsafe(self._begin_each, work)
+
+    def on_channels(self, work: Callable[[Channel], Coroutine[Any, Any, bool]]) -> list[bool]:
+        """Do some work with each replica that is here, and wait for the results."""
+
+        async def each() -> list[bool]:
+            return list(await asyncio.gather(*map(work, tuple(self._replicas.channels.values()))))
+
+        return asyncio.run_coroutine_threadsafe(each(), self._events).result()
+
+    def _begin_each(self, work: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
+        for channel in tuple(self._replicas.channels.values()):
+            task = self._events.create_task(work(channel))
+            self._works.add(task)
+            task.add_done_callback(self._works.discard)
+
     def wait(self, replicas: int, timeout_s: float) -> bool:
         """Wait until so many replicas take jobs; False after ``timeout_s``."""
         end_s = time.monotonic() + timeout_s
@@ -128,9 +153,10 @@ class JobPool:
         self._events.close()
 
     async def _end(self) -> None:
-        for task in tuple(self._tasks.values()):
+        tasks = [*self._tasks.values(), *self._works]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._replicas.close()
 
     def _start(self, way: _JobWay) -> None:

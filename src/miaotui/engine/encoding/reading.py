@@ -39,7 +39,8 @@ class Reading:
         if self.rows:
             states = states[list(self.rows[index])]
         if self.kind == "states":
-            return states.copy()
+            copied: Floats = states.copy()
+            return copied
         return model.logits(states) if self.kind == "logits" else model.probabilities(states)
 
     def joined(self, other: Reading, texts: int, others: int) -> Reading:
