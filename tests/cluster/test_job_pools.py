@@ -21,7 +21,7 @@ from miaotui.cluster.routing.breaker import FAILURES
 from miaotui.encoder import Encoder
 from miaotui.encoders.runtime import run_encoder
 from miaotui.engine.encoding.job import Reduction
-from miaotui.engine.encoding.reading import Reading
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.errors import DeadlineUnattainableError, OverloadedError, RequestError
 from miaotui.hub.digest import model_digest
 from tiny_encoder_models import make_encoder_folder
@@ -137,17 +137,17 @@ def test_damaged_messages_are_refused_by_the_replica(worlds: dict[str, World]) -
     def asked(reading: Any, tokens: Any = (2, 3)) -> Any:
         return loop.submit([TextRows(tokens)], Reduction("raw", lambda _, v: v, reading)).future.result(30)
 
-    assert len(asked(Reading("states"))[0]) == 2
+    assert len(asked(StateReading("states"))[0]) == 2
     for wrong, reason in (
-        (Reading("logits"), "has no head"),
-        (Reading("states", rows=((5,),)), "rows that there are not"),
-        (Reading("all"), "does not fit"),  # type: ignore[arg-type]
-        (Reading("embedding", prompt_rows=(1, 2)), "does not fit"),
+        (StateReading("logits"), "has no head"),
+        (StateReading("states", rows=((5,),)), "rows that there are not"),
+        (StateReading("all"), "does not fit"),  # type: ignore[arg-type]
+        (StateReading("embedding", prompt_rows=(1, 2)), "does not fit"),
     ):
         with pytest.raises(RequestError, match=reason):
             asked(wrong)
     with pytest.raises(RequestError, match="token ids must be"):
-        asked(Reading("states"), (10**6,))
+        asked(StateReading("states"), (10**6,))
 
 
 def test_numbers_cross_exactly_and_damaged_ones_are_refused() -> None:
@@ -165,7 +165,7 @@ def test_a_pool_that_is_closed_ends_its_jobs(tmp_path: Path) -> None:
     world = World(make_encoder_folder(tmp_path))
     for channel in world.channels.values():
         channel.is_held = True
-    held = world.remote.loop.submit([TextRows((2, 3))], Reduction("raw", lambda _, v: v, Reading("states")))
+    held = world.remote.loop.submit([TextRows((2, 3))], Reduction("raw", lambda _, v: v, StateReading("states")))
     world.close()
     with pytest.raises(OverloadedError, match="the encoder is stopping"):
         held.future.result(30)

@@ -19,6 +19,7 @@ from miaotui.serve.batch.answer import answer_lines
 from miaotui.serve.batch.lines import BatchFault, BatchLine, BatchOutput, answered, failed, read_lines
 
 GOOD = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}
+OTHER = {**GOOD, "custom_id": "w"}
 
 
 def written(path: Path, *lines: Any) -> Path:
@@ -36,13 +37,13 @@ def written(path: Path, *lines: Any) -> Path:
         (b"[]", "custom_id of 1 to"),
         ({**GOOD, "custom_id": ""}, "custom_id of 1 to"),
         ({**GOOD, "custom_id": "x" * 513}, "custom_id of 1 to"),
-        ({**GOOD, "mehtod": "POST"}, "unknown field 'mehtod'"),
-        ({**GOOD, "method": "GET"}, "expected POST"),
-        ({**GOOD, "url": "/admin"}, "url: expected one of /v1/chat/completions"),
-        ({**GOOD, "url": ["/v1/completions"]}, "url: expected one of"),
-        ({**GOOD, "body": "x"}, "body: expected an object"),
-        ({**GOOD, "body": {"stream": True}}, "come whole"),
-        (b" " + b"x" * (8 << 20), "more than 8,388,608 bytes"),
+        ({**OTHER, "mehtod": "POST"}, "unknown field 'mehtod'"),
+        ({**OTHER, "method": "GET"}, "expected POST"),
+        ({**OTHER, "url": "/admin"}, "url: expected one of /v1/chat/completions"),
+        ({**OTHER, "url": ["/v1/completions"]}, "url: expected one of"),
+        ({**OTHER, "body": "x"}, "body: expected an object"),
+        ({**OTHER, "body": {"stream": True}}, "come whole"),
+        (b" " + b"x" * (20 << 20), "more than 8,388,608 bytes"),
     ],
 )
 def test_a_line_that_is_no_request_fails_alone(tmp_path: Path, line: Any, reason: str) -> None:

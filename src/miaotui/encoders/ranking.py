@@ -21,7 +21,7 @@ from miaotui.encoders.results import RankedDocument
 from miaotui.encoders.tasks import EncodeTask, Floats
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
-from miaotui.engine.encoding.reading import Reading
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.errors import FieldError, InputTooLongError, RequestError
 from miaotui.model.encoder.pooling import rows_product
 from miaotui.text.encoders.layout import EncodedText
@@ -115,7 +115,7 @@ def _pairs_task(model: LoadedEncoder, read: Sequence[Read]) -> EncodeTask[list[R
     def finish(found: list[Any]) -> list[RankedDocument]:
         return _in_order(read, iter(found))
 
-    reduction = Reduction.of(model, "logits", Reading("logits"), scored)
+    reduction = Reduction.of(model, "logits", StateReading("logits"), scored)
     return EncodeTask(inputs.rows, reduction, finish, inputs.dropped)
 
 
@@ -154,8 +154,8 @@ def _in_order(read: Sequence[Read], scores: Iterator[Scores]) -> list[RankedDocu
 def _vector_reduction(model: LoadedEncoder, inputs: EncoderInputs) -> Reduction:
     """Return how a text becomes what is compared: one vector, or one for each token."""
     if model.head.kind == "colbert":
-        return Reduction.of(model, "token_vectors", Reading("logits"))
-    reading = Reading("embedding", prompt_rows=[each.prompt_rows for each in inputs.encoded])
+        return Reduction.of(model, "token_vectors", StateReading("logits"))
+    reading = StateReading("embedding", prompt_rows=[each.prompt_rows for each in inputs.encoded])
     return Reduction.of(model, "embed", reading)
 
 

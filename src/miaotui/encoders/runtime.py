@@ -16,9 +16,9 @@ from typing import NamedTuple
 from miaotui.backends.build_encoder import build_decoder_states, build_encoder_backend
 from miaotui.backends.encoder_backend import EncoderBackend
 from miaotui.backends.options import EncoderOptions
-from miaotui.backends.remote_states import RemoteStates
 from miaotui.config import Settings
 from miaotui.encoders.prompts import prompts_for
+from miaotui.encoders.remote_states import RemoteStates
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder, abilities_of
 from miaotui.engine.encoding.loop import EncoderLoop, EncodingLoop
 from miaotui.engine.jobs.admission import QueueLimits

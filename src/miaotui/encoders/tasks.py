@@ -21,7 +21,7 @@ from miaotui.encoders.results import Classification, MaskFill, TaggedSpan
 from miaotui.encoders.spans import Aggregation, require_aggregation, spans_of
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
-from miaotui.engine.encoding.reading import Reading
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.errors import FieldError, RequestError
 from miaotui.model.formulas import softmax
 from miaotui.text.encoders.layout import EncodedText
@@ -69,7 +69,7 @@ def embed(
     width = _width(model, dimensions)
     inputs = read_texts(model, texts, options, prefix=prefix_of(model, prompt))
 
-    reading = Reading("embedding", dimensions, normalize, [each.prompt_rows for each in inputs.encoded])
+    reading = StateReading("embedding", dimensions, normalize, [each.prompt_rows for each in inputs.encoded])
     task = _task(model, inputs, "embed", reading, lambda found: _stack(found, width))
     return replace(task, n_numbers=len(task.rows) * width)
 
@@ -81,7 +81,7 @@ def token_vectors(
     inputs = read_texts(model, texts, options, prefix=prefix_of(model, prompt))
     is_late = model.head.kind == "colbert"
 
-    task = _task(model, inputs, "token_vectors", Reading("logits" if is_late else "states"), list)
+    task = _task(model, inputs, "token_vectors", StateReading("logits" if is_late else "states"), list)
     return replace(task, n_numbers=task.n_tokens * (model.width if is_late else model.hidden_size))
 
 
@@ -97,7 +97,7 @@ def classify(
         best = int(scores.argmax())
         return Classification(labels[best], float(scores[best]), dict(zip(labels, scores.tolist(), strict=True)))
 
-    return _task(model, inputs, "classify", Reading("probabilities"), list, labelled)
+    return _task(model, inputs, "classify", StateReading("probabilities"), list, labelled)
 
 
 def label_scores(
@@ -116,14 +116,14 @@ def label_scores(
     def named(_index: int, scores: Floats) -> dict[str, float]:
         return dict(zip(labels, scores.tolist(), strict=True))
 
-    return _task(model, read, "classify", Reading("logits" if raw_scores else "probabilities"), list, named)
+    return _task(model, read, "classify", StateReading("logits" if raw_scores else "probabilities"), list, named)
 
 
 def class_scores(model: LoadedEncoder, texts: Sequence[Text], options: ReadOptions = PLAIN) -> EncodeTask[list[Floats]]:
     """Score each label of each text, float32 ``[labels]``."""
     model.require("classify")
     inputs = read_texts(model, texts, options)
-    return _task(model, inputs, "classify", Reading("probabilities"), list)
+    return _task(model, inputs, "classify", StateReading("probabilities"), list)
 
 
 def sparse(
@@ -136,7 +136,7 @@ def sparse(
         tokens = np.flatnonzero(weights)
         return tokens.tolist(), weights[tokens].tolist()
 
-    task = _task(model, inputs, "sparse", Reading("logits"), list, weighed)
+    task = _task(model, inputs, "sparse", StateReading("logits"), list, weighed)
     return replace(task, n_numbers=len(task.rows) * min(model.width, MOST_SPARSE))
 
 
@@ -144,7 +144,7 @@ def token_scores(model: LoadedEncoder, texts: Sequence[Text], options: ReadOptio
     """Score each label of each token, float32 ``[n, labels]`` for each text."""
     model.require("tag")
     inputs = read_texts(model, texts, options)
-    task = _task(model, inputs, "tag", Reading("logits"), list, lambda _, logits: softmax(logits))
+    task = _task(model, inputs, "tag", StateReading("logits"), list, lambda _, logits: softmax(logits))
     return replace(task, n_numbers=task.n_tokens * len(label_names(model)))
 
 
@@ -162,7 +162,7 @@ def tag(
     def spans(index: int, logits: Floats) -> list[TaggedSpan]:
         return spans_of(str(texts[index]), inputs.encoded[index], softmax(logits), labels, aggregation)
 
-    return _task(model, inputs, "tag", Reading("logits"), list, spans)
+    return _task(model, inputs, "tag", StateReading("logits"), list, spans)
 
 
 def fill_mask(
@@ -188,7 +188,7 @@ def fill_mask(
         rows = zip(places[index], softmax(logits), strict=True)
         return [_fills(model, tokens, place, row, top_k) for place, row in rows]
 
-    return _task(model, inputs, "fill_mask", Reading("logits", rows=places), list, filled)
+    return _task(model, inputs, "fill_mask", StateReading("logits", rows=places), list, filled)
 
 
 # parts ----------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def _task(
     model: LoadedEncoder,
     inputs: EncoderInputs,
     name: str,
-    reading: Reading,
+    reading: StateReading,
     finish: Callable[[list[Any]], Result],
     then: Callable[[int, Floats], Any] = lambda _index, value: value,
 ) -> EncodeTask[Result]:

@@ -20,7 +20,7 @@ from miaotui.encoders.prompts import Prefix, prefix_of
 from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
-from miaotui.engine.encoding.reading import Reading
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.errors import FieldError, RequestError
 from miaotui.tasks.checks import require_text
 from miaotui.text.encoders.layout import EncodedText
@@ -89,7 +89,7 @@ def vector_task(
             read.append(str(error))
     inputs = EncoderInputs([each for each in read if not isinstance(each, str)])
 
-    reading = Reading("embedding", normalize=True, prompt_rows=[each.prompt_rows for each in inputs.encoded])
+    reading = StateReading("embedding", normalize=True, prompt_rows=[each.prompt_rows for each in inputs.encoded])
 
     def finish(found: list[Any]) -> TextVectors:
         values = np.zeros((len(read), model.width), np.float32)

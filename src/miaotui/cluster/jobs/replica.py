@@ -23,7 +23,7 @@ from miaotui.cluster.messages import VERSION, Message, error_piece
 from miaotui.cluster.routing.forecast import LEVELS
 from miaotui.encoders.runtime import RunningEncoder, run_encoder
 from miaotui.engine.encoding.job import Reduction
-from miaotui.engine.encoding.reading import Reading
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.engine.jobs.job import PromisedJob
 from miaotui.engine.jobs.loop import JobLoop
 from miaotui.errors import MiaotuiError, RequestError
@@ -201,7 +201,7 @@ class EncoderReplica(JobReplica):
 
     def _job(self, message: Mapping[str, Any], deadline: Deadline | None, arrived_s: float) -> PromisedJob:
         texts = _texts(message)
-        reading = Reading.read(message["reading"], len(texts))
+        reading = StateReading.read(message["reading"], len(texts))
         for text, rows in zip(texts, reading.rows, strict=False):
             if any(not 0 <= row < len(text.tokens) for row in rows):
                 raise RequestError("the message of a job is damaged: its reading names rows that there are not")

@@ -12,7 +12,7 @@ from typing import Any
 
 from miaotui.backends.encoder_backend import Floats, TextRows
 from miaotui.engine.encoding.loaded import LoadedEncoder
-from miaotui.engine.encoding.reading import Reading
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.engine.jobs.job import PromisedJob
 from miaotui.types import Deadline
 
@@ -32,12 +32,12 @@ class Reduction:
 
     name: str
     reduce: Callable[[int, Floats], Any]
-    reading: Reading | None = None
+    reading: StateReading | None = None
     then: Callable[[int, Floats], Any] = _as_it_is
 
     @staticmethod
     def of(
-        model: LoadedEncoder, name: str, reading: Reading, then: Callable[[int, Floats], Any] = _as_it_is
+        model: LoadedEncoder, name: str, reading: StateReading, then: Callable[[int, Floats], Any] = _as_it_is
     ) -> Reduction:
         """Return the reduction that evaluates a reading and makes the result of its value."""
         return Reduction(name, lambda index, states: then(index, reading.value(model, index, states)), reading, then)

@@ -18,7 +18,7 @@ ReadingKind = Literal["embedding", "logits", "probabilities", "states"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class StateReading:
     """Part of the states of each text of a job.
 
     ``dimensions`` and ``normalize`` are those of `LoadedEncoder.embedding`, as is ``prompt_rows``, one number for each
@@ -43,12 +43,12 @@ class Reading:
             return copied
         return model.logits(states) if self.kind == "logits" else model.probabilities(states)
 
-    def joined(self, other: Reading, texts: int, others: int) -> Reading:
+    def joined(self, other: StateReading, texts: int, others: int) -> StateReading:
         """Return a reading of ``texts`` texts followed by ``others`` texts of ``other``, of the same embeddings."""
         if (self.kind, self.dimensions, self.normalize) != (other.kind, other.dimensions, other.normalize):
             raise ValueError("the readings differ: make two jobs of them")
         first, second = self.prompt_rows or (0,) * texts, other.prompt_rows or (0,) * others
-        return Reading(self.kind, self.dimensions, self.normalize, (*first, *second))
+        return StateReading(self.kind, self.dimensions, self.normalize, (*first, *second))
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values, which `read` takes."""
@@ -61,7 +61,7 @@ class Reading:
         }
 
     @staticmethod
-    def read(values: Mapping[str, Any], texts: int) -> Reading:
+    def read(values: Mapping[str, Any], texts: int) -> StateReading:
         """Return the reading of plain values for so many texts. Raises `RequestError`."""
         try:
             kind, dimensions, normalize = values["kind"], values["dimensions"], values["normalize"]
@@ -72,4 +72,4 @@ class Reading:
         lengths_fit = len(skipped) in (0, texts) and len(rows) in (0, texts)
         if kind not in get_args(ReadingKind) or not lengths_fit or not isinstance(dimensions, int | None):
             raise RequestError("the message of a job is damaged: its reading does not fit its texts")
-        return Reading(kind, dimensions, None if normalize is None else bool(normalize), skipped, rows)
+        return StateReading(kind, dimensions, None if normalize is None else bool(normalize), skipped, rows)

@@ -28,7 +28,7 @@ URLS = (
 )
 MOST_LINE_BYTES = 8 << 20
 MOST_ID = 512  # characters of a ``custom_id``
-_FIELDS = {"custom_id", "method", "url", "body"}
+_LINE_FIELDS = {"custom_id", "method", "url", "body"}
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def read_lines(path: Path) -> Iterator[BatchLine | BatchFault]:
             number = 0
             while raw := file.readline(MOST_LINE_BYTES + 1):
                 number += 1
-                while not raw.endswith(b"\n") and len(raw) > MOST_LINE_BYTES and file.readline(MOST_LINE_BYTES):
-                    pass  # the rest of a line that is too long
+                rest = raw
+                while len(rest) > MOST_LINE_BYTES and not rest.endswith(b"\n"):  # of a line that is too long
+                    rest = file.readline(MOST_LINE_BYTES + 1)
                 if not raw.strip():
                     continue
                 found = read_line(raw, number)
@@ -94,7 +95,7 @@ def read_line(raw: bytes, number: int) -> BatchLine | BatchFault:
 
 
 def _fault_of(values: Mapping[str, Any]) -> str | None:
-    if unknown := sorted(map(str, values.keys() - _FIELDS)):
+    if unknown := sorted(map(str, values.keys() - _LINE_FIELDS)):
         return f"unknown field {unknown[0]!r}: expected custom_id, method, url and body"
     if values.get("method", "POST") != "POST":
         return "method: expected POST"
