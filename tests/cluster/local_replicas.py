@@ -14,13 +14,18 @@ from miaotui.errors import ReplicaLostError
 
 
 class LocalChannel:
-    """A way to a replica in this process. ``pieces_left``: results until it dies under a job; None: it lives."""
+    """A way to a replica in this process. ``pieces_left``: results until it dies under a job; None: it lives.
+
+    ``doubles`` and ``drops`` name results, by their number, that come twice, once, or not at all.
+    """
 
     def __init__(self, replica: ServedReplica) -> None:
         self._replica = replica
         self.pieces_left: int | None = None
         self.error: Message | None = None
         self.is_held = False  # its answers do not come
+        self.doubles: set[int] = set()
+        self.drops: set[int] = set()
         self.messages: list[Mapping[str, Any]] = []
 
     async def describe(self) -> Message:
@@ -48,15 +53,18 @@ class LocalChannel:
                 if "f32" not in piece:
                     yield piece
                     continue
-                for each in read_arrays(piece):
+                for at, each in enumerate(read_arrays(piece), piece["at"]):
                     if self.pieces_left == 0:
                         self.pieces_left = None  # it comes back under the same name
                         raise ReplicaLostError("it died")
                     if self.pieces_left is not None:
                         self.pieces_left -= 1
-                    yield arrays_piece([each])
+                    for _ in range(0 if at in self.drops else 2 if at in self.doubles else 1):
+                        yield {**arrays_piece([each]), "at": at}
+                    self.drops.discard(at)
+                    self.doubles.discard(at)
                 if "end" in piece or "error" in piece:
-                    yield {name: value for name, value in piece.items() if name not in ("f32", "shapes")}
+                    yield {name: value for name, value in piece.items() if name not in ("f32", "shapes", "at")}
 
 
 class LocalMembers:

@@ -100,6 +100,20 @@ def test_a_job_whose_replica_dies_goes_on_elsewhere_from_its_next_result(worlds:
     assert_nothing_is_left(world.pool)
 
 
+def test_results_that_are_lost_or_come_twice_are_asked_again(worlds: dict[str, World]) -> None:
+    world = worlds["embed"]
+    assert world.pool.wait(2, 60)
+    before = world.pool.resumed
+    for fault in ("drops", "doubles"):
+        for channel in world.channels.values():
+            getattr(channel, fault).add(1)
+        assert same(world.remote.embed(TEXTS), world.alone.embed(TEXTS)), fault
+        for channel in world.channels.values():
+            getattr(channel, fault).clear()
+    assert world.pool.resumed > before
+    assert_nothing_is_left(world.pool)
+
+
 def assert_nothing_is_left(pool: JobPool) -> None:
     with pool._lock:
         assert pool._router.in_flight == 0

@@ -282,6 +282,8 @@ class Pool:
             predicted_ms, most = piece["taken"]
             self.loop.begin(request, predicted_ms, None if most is None else len(request.token_ids) + most)
         if "tokens" in piece:
+            if piece["at"] != len(way.options.begun) + len(request.token_ids):
+                raise ReplicaLostError(f"pieces of the replica {way.ticket.replica} were lost or came twice")
             if not request.token_ids:
                 request.cached_tokens = piece["cached"]
             ids = piece["tokens"]

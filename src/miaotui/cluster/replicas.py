@@ -109,6 +109,8 @@ class Replicas:
         with self._lock:
             self.channels[name] = channel
             self._router.add(name, cost_of(report))
+            held = described.pop("held", ())  # of a pool before this one, whose ingress was restarted
+            self._router.prefixes.note(name, held)
         self.reports.take(name, described, report)
 
     async def _report(self, name: str) -> None:
@@ -126,6 +128,7 @@ class Replicas:
         cost: ReplicaCost = cost_of(report)
         with self._lock:
             self._router.update(name, cost, load)
+            self._router.prefixes.forget(name, report.get("evicted", ()))
         self.reports.take(name, None, report)
 
     def leave(self, name: str) -> None:

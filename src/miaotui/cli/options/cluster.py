@@ -30,8 +30,10 @@ def batch_options(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--output", metavar="FILE", help="of answers, in lines of JSON (default: beside FILE, as .answers.jsonl)")
-    add("--at-once", type=whole, metavar="N", default=32, help="lines that are answered together (default: 32)")
-    add("--threads", type=whole, metavar="N", help="that compute (default: as many as help)")
+    add(
+        "--at-once", type=whole(1, 4096), metavar="N", default=32, help="lines that are answered together (default: 32)"
+    )
+    add("--threads", type=whole(1, 4096), metavar="N", help="that compute (default: as many as help)")
     add(
         "--cluster",
         nargs="?",
@@ -41,7 +43,7 @@ def batch_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--replicas",
-        type=whole,
+        type=whole(1, 1000),
         metavar="N",
         default=2,
         help="actors with --cluster, each with the models (default: 2)",

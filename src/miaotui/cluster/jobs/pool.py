@@ -224,6 +224,8 @@ class JobPool:
             async for piece in pieces:
                 if "error" in piece:
                     raise error_of(piece)
+                if piece.get("at", way.kept) != way.kept:
+                    raise ReplicaLostError(f"pieces of the replica {way.ticket.replica} were lost or came twice")
                 for value in self._read(piece):
                     way.take(way.kept, value)
                     way.kept += 1

@@ -142,13 +142,14 @@ class JobReplica(ABC):
                 )
             deadline, spent_s, skip = _head_of(message)
             job = self._job(message, deadline, time.perf_counter() - spent_s)
-            results = (await asyncio.wrap_future(job.future))[skip:]
+            results, at = (await asyncio.wrap_future(job.future))[skip:], skip
             while results:
                 count, size = 0, 0
                 while count < len(results) and (not count or size + self._bytes(results[count]) <= PIECE_BYTES):
                     size += self._bytes(results[count])
                     count += 1
-                piece, results = self._piece(results[:count]), results[count:]
+                piece, results = {**self._piece(results[:count]), "at": at}, results[count:]
+                at += count
                 yield piece if results else {**piece, "end": "stop"}
                 if not results:
                     return

@@ -32,6 +32,8 @@ class ServedCalls:
                     if number in self._tasks:
                         self._tasks[number].cancel()
                     continue
+                if number in self._tasks:
+                    continue  # the line came twice
                 task = asyncio.create_task(self._serve(number, call))
                 self._tasks[number] = task
                 task.add_done_callback(lambda _, number=number: self._tasks.pop(number, None))  # type: ignore[misc]

@@ -87,9 +87,9 @@ def read_line(raw: bytes, number: int) -> BatchLine | BatchFault:
     if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MOST_ID:
         reason = f"expected an object with a custom_id of 1 to {MOST_ID} characters"
         return BatchFault(_fault_id(raw, number), None, _at(number, reason))
-    reason = _fault_of(values)
-    if reason is not None:
-        return BatchFault(_fault_id(raw, number), custom_id, _at(number, reason))
+    fault = _fault_of(values)
+    if fault is not None:
+        return BatchFault(_fault_id(raw, number), custom_id, _at(number, fault))
     content = json.dumps([custom_id, values["url"], values["body"]], sort_keys=True)
     return BatchLine(_digest(content.encode("utf-8", "surrogatepass")), custom_id, values["url"], values["body"])
 
