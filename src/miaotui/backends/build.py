@@ -35,6 +35,10 @@ def build_backend(
 
         return build_jax(path, options)
     try:
+        if options.is_staged:
+            from miaotui.backends.stages.build import build_staged  # noqa: PLC0415  (rarely needed)
+
+            return build_staged(path, config, options, settings, progress)
         from miaotui.backends.cpu.build import build  # noqa: PLC0415  (imports the compiler)
     except ModuleNotFoundError as error:
         raise missing(error.name or "") from error

@@ -26,7 +26,14 @@ from miaotui.engine.reading.readers import Readers, ReadLoop, Wakeup
 from miaotui.engine.reading.work import ThreadWork
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.turns import PROMISED, REST, CoreTurns, shared_turns
-from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError, OverloadedError, RefusedError
+from miaotui.errors import (
+    DeadlineUnattainableError,
+    EngineError,
+    MiaotuiError,
+    OverloadedError,
+    RefusedError,
+    StageLostError,
+)
 from miaotui.types import SamplingParams
 
 if TYPE_CHECKING:  # imported by the first deadline: a start without one need not wait for them
@@ -343,12 +350,16 @@ class EngineLoop(ReadLoop):
 
     def _fail_all(self, error: Exception) -> None:
         """End all requests and begin anew: the engine's state cannot be trusted."""
+        self._end_all(error)
+        self._heal(self.engine.reset)
+
+    def _end_all(self, error: Exception) -> None:
         _logger().error("the engine failed and begins anew", exc_info=error)
         self.healthy = False
         fault = EngineError(f"the engine failed: {type(error).__name__}: {error}. Ask again")
         for request in self._active.values():
             request.end("failed", fault)
-        self._heal(self.engine.reset)
+        self._tell()
 
     def _heal(self, attempt: Callable[[], None]) -> None:
         """Mark the loop unhealthy and retry ``attempt`` with pauses; submissions are rejected meanwhile."""
@@ -360,11 +371,14 @@ class EngineLoop(ReadLoop):
                 return
             try:
                 attempt()
+            except StageLostError as lost:
+                self._end_all(lost)
+                attempt = self.engine.reset
             except Exception:
                 _logger().exception("the engine does not run yet")
-                continue
-            self.healthy = True
-            return
+            else:
+                self.healthy = True
+                return
 
 
 def _logger() -> logging.Logger:

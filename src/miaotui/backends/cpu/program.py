@@ -11,6 +11,7 @@ makes no kernel reach beyond its buffers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,9 +41,17 @@ _GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
 _ACTIVATED = {"silu": lin.SILU, "gelu_tanh": lin.GELU}
 
 
+class PassPart(NamedTuple):
+    """Operations of a pass that one program has: of some layers, with the ends of a pass or without."""
+
+    layers: range
+    has_embedding: bool = False  # else the states of rows lie in the first buffer of the residual stream
+    has_head: bool = False
+
+
 class Program:
-    """The operations of one model's pass. ``table`` is int64 ``[operations, 32]``; weights and
-    buffers must outlive it.
+    """The operations of one model's pass, or of a ``part`` of it. ``table`` is int64 ``[operations, 32]``; weights and
+    buffers must outlive it. ``left`` is the buffer with the states after its last layer.
     """
 
     def __init__(
@@ -56,7 +65,9 @@ class Program:
         progress: Progress | None = None,
         taps: Mapping[int, Rows] | None = None,
         adapters: AdapterSpace | None = None,
+        part: PassPart | None = None,
     ) -> None:
+        self.part = part or PassPart(range(config.n_layers), has_embedding=True, has_head=True)
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
         self.rotations, self.taps, self.adapters = rotations, taps or {}, adapters
         self._operations = OperationTable()
@@ -64,7 +75,7 @@ class Program:
         self._norms = NormParts(self._operations, config, weights)
         self._ends = EndParts(self._operations, config, weights, workspace)
         self._state = StateParts(self._operations, config, weights, workspace, self._norms.vector, self._norms.kept)
-        self._build()
+        self.left = self._build()
         # all at once: kernels that are not there are compiled side by side
         compiled.prepare([*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress)
         self.table = self._operations.link()
@@ -77,7 +88,7 @@ class Program:
         rows that have adapters.
         """
         parts = self.config, self.weights, self.workspace, self.pages, self.rotations
-        return Program(*parts, progress=progress, taps=taps, adapters=adapters)
+        return Program(*parts, progress=progress, taps=taps, adapters=adapters, part=self.part)
 
     @property
     def kernels(self) -> list[str]:
@@ -86,19 +97,23 @@ class Program:
 
     # the order of a pass -------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
+    def _build(self) -> Rows:
         stream, streams = self.workspace.residual[0], self.workspace.streams
-        self._ends.embed(stream)
-        if self.config.state_size > self.config.hidden_size:
-            self._state.begin(stream)
-        for layer in range(self.config.n_layers):
+        if self.part.has_embedding:
+            self._ends.embed(stream)
+            if self.config.state_size > self.config.hidden_size:
+                self._state.begin(stream)
+        for layer in self.part.layers:
             self._tap(layer, stream)
             stream = self._layer(layer, stream)
-        self._tap(self.config.n_layers, stream)
+        self._tap(self.part.layers.stop, stream)
+        if not self.part.has_head:
+            return stream
         if streams is None:
             self._head(stream)
         else:
             self._head(self._state.merge(streams), gather=0)
+        return stream
 
     def _layer(self, layer: int, stream: Rows) -> Rows:
         """Add one layer; return the buffer that holds the residual stream behind it."""
