@@ -21,7 +21,17 @@ from miaotui.hub.resolve import resolve
 from miaotui.serve.settings import ServeSettings
 
 MOST_BYTES = 1 << 20  # of a cluster file
-ENGINE_NAMES = ("threads", "context", "kv", "kv_tokens", "max_sequences", "chunk_size", "backend", "speculate")
+ENGINE_NAMES = (
+    "threads",
+    "context",
+    "kv",
+    "kv_tokens",
+    "max_sequences",
+    "chunk_size",
+    "backend",
+    "stages",
+    "speculate",
+)
 INGRESS_NAMES = (
     "tls_cert",
     "tls_key",

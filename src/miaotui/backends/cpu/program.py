@@ -11,6 +11,7 @@ makes no kernel reach beyond its buffers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -41,12 +42,16 @@ _GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
 _ACTIVATED = {"silu": lin.SILU, "gelu_tanh": lin.GELU}
 
 
+NO_TAPS: Mapping[int, Rows] = MappingProxyType({})
+
+
 class PassPart(NamedTuple):
     """Operations of a pass that one program has: of some layers, with the ends of a pass or without."""
 
     layers: range
     has_embedding: bool = False  # else the states of rows lie in the first buffer of the residual stream
     has_head: bool = False
+    taps: Mapping[int, Rows] = NO_TAPS  # by layer: where the states before it are copied to
 
 
 class Program:
@@ -63,13 +68,12 @@ class Program:
         rotations: Mapping[int, RotationTable],
         *,
         progress: Progress | None = None,
-        taps: Mapping[int, Rows] | None = None,
         adapters: AdapterSpace | None = None,
         part: PassPart | None = None,
     ) -> None:
         self.part = part or PassPart(range(config.n_layers), has_embedding=True, has_head=True)
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
-        self.rotations, self.taps, self.adapters = rotations, taps or {}, adapters
+        self.rotations, self.adapters = rotations, adapters
         self._operations = OperationTable()
         self._attention_parts = AttentionParts(config, weights, workspace, pages, rotations)
         self._norms = NormParts(self._operations, config, weights)
@@ -88,7 +92,7 @@ class Program:
         rows that have adapters.
         """
         parts = self.config, self.weights, self.workspace, self.pages, self.rotations
-        return Program(*parts, progress=progress, taps=taps, adapters=adapters, part=self.part)
+        return Program(*parts, progress=progress, adapters=adapters, part=self.part._replace(taps=taps))
 
     @property
     def kernels(self) -> list[str]:
@@ -367,5 +371,5 @@ class Program:
         return self._attention_parts.kernel, {**self._attention_parts.fields(layer), att.QUERY_NORM: 0}
 
     def _tap(self, layer: int, stream: Rows) -> None:
-        if layer in self.taps:
-            self._ends.tap(stream, self.taps[layer])
+        if layer in self.part.taps:
+            self._ends.tap(stream, self.part.taps[layer])

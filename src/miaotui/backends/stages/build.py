@@ -6,7 +6,7 @@ them. Knows nothing of prompts. Invariant: either everything is made, or every c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ def places_of(options: EngineOptions) -> list[Place]:
     """Return the places of all stages but the first. Raises `RequestError`."""
     if options.stage_at:
         if options.stages not in (1, 1 + len(options.stage_at)):
-            raise RequestError(f"stages is {options.stages}, and stage_at names {len(options.stage_at)} beside this one")
+            raise RequestError(
+                f"stages is {options.stages}, and stage_at names {len(options.stage_at)} beside this one"
+            )
         return [PortPlace.read(each, options.stage_key_file) for each in options.stage_at]
     return [ChildPlace(number) for number in range(2, options.stages + 1)]
 
@@ -55,61 +57,52 @@ def build_staged(
         outer, each = packed_sizes(files, wanted)
     links = [StageLink(place) for place in places_of(options)]
     layers = cut_layers(outer, each, 1 + len(links))
-    try:
-        return _build(path, config, options, settings, progress, links, layers)
-    except BaseException:
-        close_all(links)
-        raise
-
-
-def _build(
-    path: Path,
-    config: ModelConfig,
-    options: EngineOptions,
-    settings: Settings,
-    progress: Progress | None,
-    links: Sequence[StageLink],
-    layers: Sequence[range],
-) -> Built:
-    hellos = [link.open() for link in links]
-    sizes = _sizes(config, options, layers, hellos)
-    wanted = options.format or Format.Q8
     store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
-    weights = load_packed(path, store, wanted, progress, PackedPart(layers[0], has_ends=True))
+    weights: PackedModel | None = None
     try:
-        limits = sizes.limits
-        shared = StageSizes(
-            limits.rows, limits.logits_rows, limits.spare_pages.stop, limits.context, options.kv, wanted
-        )
+        sizes = _sizes(config, options, layers, [link.open() for link in links])
+        weights = load_packed(path, store, wanted, progress, PackedPart(layers[0], has_ends=True))
         front, rear = _programs(config, weights, sizes, options, layers[0], progress)
-        digest = model_digest(path) if options.stage_at else None
-        places = dict(zip(map(id, links), layers[1:], strict=True))
-
-        def begin(link: StageLink) -> None:
-            own = places[id(link)]
-            values: dict[str, Any] = {
-                "layers": [own.start, own.stop],
-                "sizes": shared.plain(),
-                "digest": digest,
-                "threads": options.threads,
-            }
-            if digest is None:
-                values["path"] = str(path.absolute())
-            link.begin(values, 4 * config.hidden_size * limits.rows)
-
-        def begin_again(link: StageLink) -> None:
-            link.open()
-            begin(link)
-            link.ready()
-
+        beginning = _Beginning(path, config, options, sizes, dict(zip(map(id, links), layers[1:], strict=True)))
         for link in links:
-            begin(link)
+            beginning.say(link)
         numbers = [link.ready() for link in links]
         runner = StagedRunner(front, rear, shared_pool(options.threads), links)
-        return Built(StagedBackend(runner, limits, links, numbers, begin_again), Scheduler(sizes.schedule))
+        backend = StagedBackend(runner, sizes.limits, links, numbers, beginning.again)
+        return Built(backend, Scheduler(sizes.schedule))
     except BaseException:
-        weights.close()
+        close_all(links)
+        if weights is not None:
+            weights.close()
         raise
+
+
+class _Beginning:
+    """Tells stages which layers to compute, also again."""
+
+    def __init__(
+        self, path: Path, config: ModelConfig, options: EngineOptions, sizes: EngineSizes, layers: Mapping[int, range]
+    ) -> None:
+        limits = sizes.limits
+        pages, wanted = limits.spare_pages.stop, options.format or Format.Q8
+        shared = StageSizes(limits.rows, limits.logits_rows, pages, limits.context, options.kv, wanted)
+        self._layers, self._most_bytes = layers, 4 * config.hidden_size * limits.rows
+        self._values: dict[str, Any] = {"sizes": shared.plain(), "threads": options.threads}
+        if options.stage_at:
+            self._values["digest"] = model_digest(path)
+        else:
+            self._values["path"] = str(path.absolute())
+
+    def say(self, link: StageLink) -> None:
+        """Say it. Raises `StageLostError`."""
+        own = self._layers[id(link)]
+        link.begin({**self._values, "layers": [own.start, own.stop]}, self._most_bytes)
+
+    def again(self, link: StageLink) -> None:
+        """Connect to a stage that was lost, or start it, and wait until it can compute. Raises a `MiaotuiError`."""
+        link.open()
+        self.say(link)
+        link.ready()
 
 
 def _sizes(

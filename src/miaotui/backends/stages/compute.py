@@ -25,7 +25,6 @@ from miaotui.model.config import ModelConfig
 from miaotui.model.packed import PackedPart, load_packed
 from miaotui.model.reading.files import open_model
 from miaotui.schedule.plan import Chunk
-from miaotui.types import Progress
 
 MOST_BYTES = 1 << 40  # of keys and values: more is a damaged message
 
@@ -53,9 +52,12 @@ class StageSizes:
             kv, form = values["kv"], Format(values["format"])
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"a stage got sizes that it cannot read: {error}") from error
-        if any(type(count) is not int or not 1 <= count <= MAX_OPTION for count in counts) or kv not in get_args(KvKind):
+        if any(type(count) is not int or not 1 <= count <= MAX_OPTION for count in counts) or kv not in get_args(
+            KvKind
+        ):
             raise EngineError(f"a stage got sizes out of range: {values}")
-        return StageSizes(*counts, kv, form)
+        rows, logits_rows, pages, context = counts
+        return StageSizes(rows, logits_rows, pages, context, kv, form)
 
 
 def require_one_stream(config: ModelConfig) -> None:
@@ -76,13 +78,7 @@ class Stage:
     """The layers of one process. Raises a `MiaotuiError` for a model that cannot be cut, or too little memory."""
 
     def __init__(
-        self,
-        path: Path,
-        layers: range,
-        sizes: StageSizes,
-        settings: Settings,
-        threads: int | None = None,
-        progress: Progress | None = None,
+        self, path: Path, layers: range, sizes: StageSizes, settings: Settings, threads: int | None = None
     ) -> None:
         with open_model(path) as opened:
             config = opened.config
@@ -93,18 +89,16 @@ class Stage:
         if kv_bytes * sizes.pages > MOST_BYTES or sizes.context > config.context_length:
             raise EngineError(f"a stage was asked for {sizes}, which its model cannot have")
         store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
-        self.weights = load_packed(path, store, sizes.format, progress, PackedPart(layers, has_ends=False))
+        self.weights = load_packed(path, store, sizes.format, part=PackedPart(layers, has_ends=False))
         try:
-            self._open(config, layers, sizes, threads, progress)
+            self._open(config, layers, sizes, threads)
         except BaseException:
             self.weights.close()
             raise
         self.layers, self.sizes, self.hidden = layers, sizes, config.hidden_size
         self.kv_token_bytes = kv_bytes
 
-    def _open(
-        self, config: ModelConfig, layers: range, sizes: StageSizes, threads: int | None, progress: Progress | None
-    ) -> None:
+    def _open(self, config: ModelConfig, layers: range, sizes: StageSizes, threads: int | None) -> None:
         try:
             workspace = Workspace(config, sizes.rows, sizes.logits_rows)
             pages = KvPages(config, sizes.pages, sizes.kv, layers)
@@ -114,7 +108,7 @@ class Stage:
                 "more stages"
             ) from error
         tables = rotation_tables(config, sizes.context)
-        program = Program(config, self.weights, workspace, pages, tables, progress=progress, part=PassPart(layers))
+        program = Program(config, self.weights, workspace, pages, tables, part=PassPart(layers))
         self.runner = Runner(program, shared_pool(threads))
 
     def run(self, chunks: Sequence[Chunk], states: Floats, *, only_logits: bool) -> tuple[Floats, float]:
@@ -136,4 +130,3 @@ class Stage:
     def close(self) -> None:
         """Unmap the weights."""
         self.weights.close()
-

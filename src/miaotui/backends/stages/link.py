@@ -55,7 +55,7 @@ class ChildPlace:
         command = (sys.executable, "-m", "miaotui.backends.stages.worker", str(theirs.fileno()))
         try:
             with theirs:
-                child = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=2)
+                child = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=2)  # noqa: S603
         except OSError as error:
             ours.close()
             raise StageLostError(f"{self.name} could not be started: {error.strerror or error}") from error
@@ -177,7 +177,7 @@ class StageLink:
 
     def close(self) -> None:
         """End the connection, and wait for a child to end."""
-        self._lose()
+        self.lose()
         if self.child is not None:
             try:
                 self.child.wait(STOP_S)
@@ -192,7 +192,7 @@ class StageLink:
         try:
             send(self._connection, *arguments, **options)
         except OSError as error:
-            self._lose()
+            self.lose()
             raise self._error() from error
 
     def _receive(self, kind: Kind, number: int | None = None) -> Frame:
@@ -203,7 +203,7 @@ class StageLink:
             try:
                 frame = receive(self._connection, self._most_bytes)
             except (OSError, EOFError, EngineError) as error:
-                self._lose()
+                self.lose()
                 raise self._error() from error
             if frame.kind is kind:
                 return frame
@@ -215,7 +215,8 @@ class StageLink:
         kind: type[MiaotuiError] = _KINDS.get(str(values.get("kind")), EngineError)
         return kind(f"{self.place.name}: {values.get('error')}")
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """End the connection, and wait for nothing."""
         self.is_lost = True
         if self._connection is not None:
             with suppress(OSError):
@@ -230,6 +231,6 @@ class StageLink:
 def close_all(links: Sequence[StageLink]) -> None:
     """Close every link: all connections first, so that children end side by side."""
     for link in links:
-        link._lose()  # noqa: SLF001  (the same module)
+        link.lose()
     for link in links:
         link.close()

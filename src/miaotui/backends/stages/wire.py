@@ -86,7 +86,7 @@ def send(
     size = 0 if rows is None else rows.nbytes
     connection.sendall(_HEAD.pack(_MAGIC, kind, number, len(fields), size) + fields)
     if rows is not None and size:
-        connection.sendall(memoryview(np.ascontiguousarray(rows)).cast("B"))
+        connection.sendall(np.ascontiguousarray(rows).data.cast("B"))
 
 
 def receive(connection: socket.socket, most_rows_bytes: int) -> Frame:
@@ -174,9 +174,7 @@ class _Reading:
         tokens, pages = self.take(n_tokens), self.take(n_pages)
         branches = tuple(self.branch() for _ in range(n_branches))
         named = _KINDS[kind] if 0 <= kind < len(_KINDS) else RowKind.DECODE
-        return Chunk(
-            sequence, start, tokens, pages, n_logits, branches, n_scored, named, block=block, n_after=n_after
-        )
+        return Chunk(sequence, start, tokens, pages, n_logits, branches, n_scored, named, block=block, n_after=n_after)
 
     def branch(self) -> Branch:
         n_pages, n_again, row, count, parent, start, copied = self.take(7)

@@ -7,6 +7,7 @@ computes the model that its operator named, and nothing for a caller without the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import signal
@@ -78,7 +79,8 @@ def _open(begin: Frame, settings: Settings, model: StageModel | None) -> Stage:
     asked = begin.plain()
     if begin.kind is not Kind.BEGIN or asked.get("protocol") != PROTOCOL or asked.get("miaotui") != version("miaotui"):
         raise EngineError(
-            f"the first process runs miaotui {asked.get('miaotui')} and this stage {version('miaotui')}: use one version"
+            f"the first process runs miaotui {asked.get('miaotui')} and this stage {version('miaotui')}: "
+            "use one version"
         )
     layers, threads = asked.get("layers"), asked.get("threads")
     if not (isinstance(layers, list) and len(layers) == 2 and all(type(each) is int for each in layers)):
@@ -152,11 +154,9 @@ def bind_stage(host: str, port: int, secret: bytes | None) -> socket.socket:
 def main() -> None:
     """Run a child: its one argument is the number of its end of a pair of sockets."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it by ending the connection
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
-        try:
-            serve(connection, Settings.from_env())
-        except (OSError, EOFError):
-            pass  # the parent has gone
+    gone = contextlib.suppress(OSError, EOFError)  # the parent has
+    with gone, socket.socket(fileno=int(sys.argv[1])) as connection:
+        serve(connection, Settings.from_env())
 
 
 if __name__ == "__main__":

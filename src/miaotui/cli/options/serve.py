@@ -112,6 +112,11 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--context", type=whole(1), metavar="N", help="longest prompt plus answer, in tokens")
     about = "one token in each pass: slower, the same answers"
     add("--no-speculate", action="store_true", help=about)
+    about = "processes that share a model's layers, each with a part of its weights (default: 1)"
+    add("--stages", type=whole(1, 64), metavar="N", help=about)
+    about = "a process elsewhere that computes a part of the layers (miaotui stage); repeatable, in their order"
+    add("--stage-at", action="append", metavar="HOST:PORT", help=about)
+    add("--stage-key-file", metavar="FILE", help="the secret that stages elsewhere ask for")
     about = "a low-rank adapter of the first model, served under its name; repeatable"
     add("--adapter", action="append", metavar="NAME=PATH", help=about)
     about = "served models behind one name, the best first: the best that keeps a deadline answers; repeatable"
