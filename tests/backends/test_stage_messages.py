@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaotui.backends.stages.layers import cut_layers, pieces
-from miaotui.backends.stages.wire import Kind, chunk_fields, logit_rows, prove, read_chunks, receive, send
+from miaotui.backends.stages.wire import FrameKind, chunk_fields, logit_rows, prove, read_chunks, receive, send
 from miaotui.errors import EngineError, RequestError
 from miaotui.schedule.plan import Chunk, DraftTree, RowKind, lay_out, pages_for
 
@@ -56,13 +56,13 @@ def test_damaged_chunks_are_refused_or_within_bounds(data: st.DataObject) -> Non
 def test_frames_that_are_too_large_or_none_are_refused() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        send(ours, Kind.ROWS, 5, {"seconds": 1.0}, rows=np.ones((2, 8), np.float32))
+        send(ours, FrameKind.ROWS, 5, {"seconds": 1.0}, rows=np.ones((2, 8), np.float32))
         frame = receive(theirs, 64)
-        assert (frame.kind, frame.number, frame.plain()) == (Kind.ROWS, 5, {"seconds": 1.0})
+        assert (frame.kind, frame.number, frame.plain()) == (FrameKind.ROWS, 5, {"seconds": 1.0})
         assert frame.states(8).tolist() == np.ones((2, 8)).tolist()
         with pytest.raises(EngineError, match="a row has"):
             frame.states(5)
-        send(ours, Kind.ROWS, rows=np.ones((2, 8), np.float32))
+        send(ours, FrameKind.ROWS, rows=np.ones((2, 8), np.float32))
         with pytest.raises(EngineError, match="more than any"):
             receive(theirs, 63)
     ours, theirs = socket.socketpair()
@@ -71,7 +71,7 @@ def test_frames_that_are_too_large_or_none_are_refused() -> None:
         with pytest.raises(EngineError, match="another program"):
             receive(theirs, 64)
     with pytest.raises(OSError, match=r".*"):
-        send(ours, Kind.HELLO, values={})
+        send(ours, FrameKind.HELLO, values={})
 
 
 def test_a_proof_returned_to_its_sender_proves_nothing() -> None:

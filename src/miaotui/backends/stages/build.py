@@ -18,7 +18,7 @@ from miaotui.backends.sizes import EngineSizes, engine_sizes
 from miaotui.backends.stages.backend import StagedBackend, StagedRunner
 from miaotui.backends.stages.compute import StageSizes, require_one_stream
 from miaotui.backends.stages.layers import cut_layers
-from miaotui.backends.stages.link import ChildPlace, Place, PortPlace, StageLink, close_all
+from miaotui.backends.stages.link import ChildPlace, PortPlace, StageLink, StagePlace, close_all
 from miaotui.config import Settings
 from miaotui.errors import RequestError
 from miaotui.hub.digest import model_digest
@@ -33,7 +33,7 @@ from miaotui.schedule.scheduler import Scheduler
 from miaotui.types import Progress, progress_as
 
 
-def places_of(options: EngineOptions) -> list[Place]:
+def places_of(options: EngineOptions) -> list[StagePlace]:
     """Return the places of all stages but the first. Raises `RequestError`."""
     if options.stage_at:
         if options.stages not in (1, 1 + len(options.stage_at)):

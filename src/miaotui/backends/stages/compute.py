@@ -74,7 +74,7 @@ def require_one_stream(config: ModelConfig) -> None:
             )
 
 
-class Stage:
+class LayerStage:
     """The layers of one process. Raises a `MiaotuiError` for a model that cannot be cut, or too little memory."""
 
     def __init__(

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from miaotui.backends.stages.wire import PROTOCOL, Floats, Frame, Kind, prove, receive, send
+from miaotui.backends.stages.wire import PROTOCOL, Floats, Frame, FrameKind, prove, receive, send
 from miaotui.errors import EngineError, MiaotuiError, RequestError, StageLostError, UnsupportedModelError
 
 CONNECT_S = 10.0
@@ -27,7 +27,7 @@ MOST_SECRET = 1 << 12  # bytes of a key file
 _KINDS = {"UnsupportedModelError": UnsupportedModelError, "RequestError": RequestError}
 
 
-class Place(Protocol):
+class StagePlace(Protocol):
     """A place at which a stage runs."""
 
     @property
@@ -129,7 +129,7 @@ class StageNumbers(NamedTuple):
 class StageLink:
     """A connection to one stage, for one thread. `open` it, `begin`, then `send` and `receive` steps."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StagePlace) -> None:
         self.place = place
         self.is_lost = True  # until it is open
         self.child: subprocess.Popen[bytes] | None = None
@@ -144,7 +144,7 @@ class StageLink:
         connection, self.child = self.place.connect()
         self._connection, self.is_lost = connection, False
         connection.settimeout(CONNECT_S if self.child is None else None)
-        hello = self._receive(Kind.HELLO).plain()
+        hello = self._receive(FrameKind.HELLO).plain()
         connection.settimeout(None)
         for name, ours in (("protocol", PROTOCOL), ("miaotui", version("miaotui"))):
             if hello.get(name) != ours:
@@ -157,21 +157,21 @@ class StageLink:
     def begin(self, values: dict[str, Any], most_bytes: int) -> None:
         """Say which layers to compute; replies have at most ``most_bytes`` of states. Raises `StageLostError`."""
         self._most_bytes = most_bytes
-        self._send(Kind.BEGIN, 0, {"protocol": PROTOCOL, "miaotui": version("miaotui"), **values})
+        self._send(FrameKind.BEGIN, 0, {"protocol": PROTOCOL, "miaotui": version("miaotui"), **values})
 
     def ready(self) -> StageNumbers:
         """Wait until the stage can compute. Raises `MiaotuiError`: why it cannot."""
-        values = self._receive(Kind.READY).plain()
+        values = self._receive(FrameKind.READY).plain()
         return StageNumbers(int(values["weight_bytes"]), tuple(values["formats"]), int(values["kv_token_bytes"]))
 
     def send(self, number: int, fields: bytes, states: Floats, *, only_logits: bool) -> None:
         """Send a step's chunks and states. Raises `StageLostError`."""
-        self._send(Kind.RUN, number << 1 | only_logits, fields=fields, rows=states)
+        self._send(FrameKind.RUN, number << 1 | only_logits, fields=fields, rows=states)
 
     def receive(self, number: int, width: int) -> Floats:
         """Wait for the states of step ``number``, ``[rows, width]``. Raises `StageLostError`, `EngineError`."""
         while True:
-            frame = self._receive(Kind.ROWS, number)
+            frame = self._receive(FrameKind.ROWS, number)
             if frame.number == number:
                 return frame.states(width)
 
@@ -195,7 +195,7 @@ class StageLink:
             self.lose()
             raise self._error() from error
 
-    def _receive(self, kind: Kind, number: int | None = None) -> Frame:
+    def _receive(self, kind: FrameKind, number: int | None = None) -> Frame:
         """Wait for a frame of a kind. A fault of step ``number``, or of no step, is raised."""
         while True:
             if self._connection is None:
@@ -207,7 +207,7 @@ class StageLink:
                 raise self._error() from error
             if frame.kind is kind:
                 return frame
-            if frame.kind is Kind.FAULT and number in (None, frame.number):
+            if frame.kind is FrameKind.FAULT and number in (None, frame.number):
                 raise self._fault(frame)
 
     def _fault(self, frame: Frame) -> MiaotuiError:

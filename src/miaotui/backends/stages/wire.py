@@ -36,7 +36,7 @@ _PROOF_BYTES = 32
 _KINDS = tuple(RowKind)
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """The meaning of a frame."""
 
     HELLO = 1  # a stage says what it is
@@ -50,7 +50,7 @@ class Kind(IntEnum):
 class Frame(NamedTuple):
     """One message; ``rows`` are the bytes of states."""
 
-    kind: Kind
+    kind: FrameKind
     number: int
     fields: bytes
     rows: bytearray
@@ -74,7 +74,7 @@ class Frame(NamedTuple):
 
 def send(
     connection: socket.socket,
-    kind: Kind,
+    kind: FrameKind,
     number: int = 0,
     values: dict[str, Any] | None = None,
     *,
@@ -94,11 +94,11 @@ def receive(connection: socket.socket, most_rows_bytes: int) -> Frame:
     are none, or more than ``most_rows_bytes`` of states.
     """
     magic, kind, number, fields, rows = _HEAD.unpack(_read(connection, _HEAD.size))
-    if magic != _MAGIC or kind not in Kind.__members__.values():
+    if magic != _MAGIC or kind not in FrameKind.__members__.values():
         raise EngineError("a connection of stages brought bytes that are no message: another program listens there")
     if fields > _MOST_FIELDS or rows > most_rows_bytes:
         raise EngineError(f"a message between stages has {fields + rows:,} bytes, more than any can have here")
-    return Frame(Kind(kind), number, bytes(_read(connection, fields)), _read(connection, rows))
+    return Frame(FrameKind(kind), number, bytes(_read(connection, fields)), _read(connection, rows))
 
 
 def _read(connection: socket.socket, size: int) -> bytearray:

@@ -19,8 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from miaotui.backends.stages.compute import Stage, StageSizes
-from miaotui.backends.stages.wire import PROTOCOL, Frame, Kind, prove, read_chunks, receive, send
+from miaotui.backends.stages.compute import LayerStage, StageSizes
+from miaotui.backends.stages.wire import PROTOCOL, Frame, FrameKind, prove, read_chunks, receive, send
 from miaotui.config import Settings
 from miaotui.errors import EngineError, MiaotuiError, RequestError
 from miaotui.hub.digest import model_digest
@@ -53,15 +53,15 @@ def serve(connection: socket.socket, settings: Settings, model: StageModel | Non
         "memory_bytes": probe().memory_bytes,
         "digest": None if model is None else model.digest,
     }
-    send(connection, Kind.HELLO, values=hello)
+    send(connection, FrameKind.HELLO, values=hello)
     begin = receive(connection, 0)
     try:
         stage = _open(begin, settings, model)
     except MiaotuiError as error:
-        send(connection, Kind.FAULT, values={"error": str(error), "kind": type(error).__name__})
+        send(connection, FrameKind.FAULT, values={"error": str(error), "kind": type(error).__name__})
         return
     except Exception as error:  # the caller has to know, whatever it is
-        send(connection, Kind.FAULT, values={"error": f"{type(error).__name__}: {error}", "kind": "EngineError"})
+        send(connection, FrameKind.FAULT, values={"error": f"{type(error).__name__}: {error}", "kind": "EngineError"})
         raise
     try:
         ready = {
@@ -69,15 +69,19 @@ def serve(connection: socket.socket, settings: Settings, model: StageModel | Non
             "formats": sorted(form.value for form in stage.weights.formats),
             "kv_token_bytes": stage.kv_token_bytes,
         }
-        send(connection, Kind.READY, values=ready)
+        send(connection, FrameKind.READY, values=ready)
         _answer(connection, stage)
     finally:
         stage.close()
 
 
-def _open(begin: Frame, settings: Settings, model: StageModel | None) -> Stage:
+def _open(begin: Frame, settings: Settings, model: StageModel | None) -> LayerStage:
     asked = begin.plain()
-    if begin.kind is not Kind.BEGIN or asked.get("protocol") != PROTOCOL or asked.get("miaotui") != version("miaotui"):
+    if (
+        begin.kind is not FrameKind.BEGIN
+        or asked.get("protocol") != PROTOCOL
+        or asked.get("miaotui") != version("miaotui")
+    ):
         raise EngineError(
             f"the first process runs miaotui {asked.get('miaotui')} and this stage {version('miaotui')}: "
             "use one version"
@@ -92,10 +96,10 @@ def _open(begin: Frame, settings: Settings, model: StageModel | None) -> Stage:
             f"the stage has another model file (SHA-256 {model.digest:.12}… instead of {asked.get('digest')!s:.12}…): "
             "copy the file again"
         )
-    return Stage(model.path, range(*layers), StageSizes.read(asked.get("sizes")), settings, model.threads)
+    return LayerStage(model.path, range(*layers), StageSizes.read(asked.get("sizes")), settings, model.threads)
 
 
-def _answer(connection: socket.socket, stage: Stage) -> None:
+def _answer(connection: socket.socket, stage: LayerStage) -> None:
     """Answer steps until the connection ends. They are read ahead, so that a caller never waits to send one."""
     sizes, coming = stage.sizes, queue.Queue[Frame | None](AHEAD)
 
@@ -116,9 +120,9 @@ def _answer(connection: socket.socket, stage: Stage) -> None:
         except Exception as error:  # this step fails, and the caller says so; the next one may not
             LOG.exception("a step failed")
             fault = {"error": str(error), "kind": type(error).__name__}
-            send(connection, Kind.FAULT, frame.number >> 1, fault)
+            send(connection, FrameKind.FAULT, frame.number >> 1, fault)
             continue
-        send(connection, Kind.ROWS, number, {"seconds": seconds}, rows=states)
+        send(connection, FrameKind.ROWS, number, {"seconds": seconds}, rows=states)
 
 
 def listen(listening: socket.socket, secret: bytes | None, model: StageModel, settings: Settings) -> None:
