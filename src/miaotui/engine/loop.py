@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from miaotui.backends.backend import require
+from miaotui.engine.abilities import abilities_of
 from miaotui.engine.adapters import AdapterRegistry
 from miaotui.engine.all_logits import all_logits
 from miaotui.engine.engine import Engine
@@ -66,6 +67,7 @@ class EngineLoop(ReadLoop):
     ) -> None:
         super().__init__(readers or Readers())
         self.engine, self.model = engine, model
+        self.abilities = abilities_of(engine.backend, is_masked=model.config.masked is not None)
         self.promises: Promises | None = None  # None: no deadline was asked for yet
         self.healthy = True
         self._coming: deque[Request] = deque()
@@ -108,8 +110,8 @@ class EngineLoop(ReadLoop):
             raise OverloadedError("the engine is stopping: ask again in a moment", 1.0)
         if not self.healthy:
             raise OverloadedError("the engine is restarting after a fault: ask again", 1.0)
+        self.abilities.require(params, options)
         if options.deadline is not None and self.promises is None:
-            require(self.engine.backend, "promises")
             self.calibrate()
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
         if options.adapter is not None:

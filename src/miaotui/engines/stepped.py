@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.adapters import Adapters
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.remote.state import RemoteState
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.sampling.sampler import Choice
-from miaotui.engines.refusals import NoAdapters, refuse_what_lacks
+from miaotui.engines.refusals import NoAdapters, tokens_alone
 from miaotui.errors import EngineError, MiaotuiError, OverloadedError, RequestError
 from miaotui.schedule.promises.admission import Quote
 from miaotui.types import FinishReason, SamplingParams
@@ -55,10 +56,16 @@ class SteppedEngine(Protocol):
 
 
 class SteppedDispatcher:
-    """A `Dispatcher` over one engine. ``make`` makes it, also anew after a fault; ``name`` is for errors."""
+    """A `Dispatcher` over one engine. ``make`` makes it, also anew after a fault; ``name`` is for errors.
 
-    def __init__(self, name: str, make: Callable[[], SteppedEngine], width: int) -> None:
+    ``abilities`` are those of its requests (None: tokens and nothing else).
+    """
+
+    def __init__(
+        self, name: str, make: Callable[[], SteppedEngine], width: int, abilities: ModelAbilities | None = None
+    ) -> None:
         self.adapters: Adapters = NoAdapters(name)
+        self.abilities = abilities or tokens_alone(name)
         self.loop: RemoteLoop | None = None
         self._name, self._make, self._width = name, make, width
         self._engine: SteppedEngine | None = make()
@@ -84,8 +91,7 @@ class SteppedDispatcher:
         )
 
     def dispatch(self, request: Request, params: SamplingParams, options: RequestOptions) -> None:
-        """Hand a request to the thread. Raises `RequestError` for what the engine cannot do here."""
-        refuse_what_lacks(self._name, params, options)
+        """Hand a request to the thread."""
         if self._stop.is_set() or self._engine is None:
             raise OverloadedError("the engine is starting again or stopping: ask again in a moment", 1.0)
         self._coming.append((request, params))
