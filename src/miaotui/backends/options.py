@@ -17,7 +17,7 @@ from miaotui.schedule.scheduler import Scheduler
 
 KvKind = Literal["f16", "int8"]
 BackendName = Literal["cpu", "reference"]
-EngineName = Literal["cpu", "reference", "jax", "openvino"]
+EngineName = Literal["cpu", "reference", "jax", "openvino", "vllm"]
 EncoderPooling = Literal["mean", "cls", "last", "max"]
 Activations = Literal["int16", "int8"]
 
@@ -30,7 +30,8 @@ class EngineOptions:
     """Options of a model's engine. None: chosen from the model and the machine.
 
     ``backend`` computes: ``cpu`` by compiled kernels, ``reference`` slowly in NumPy, with nothing compiled,
-    ``jax`` by XLA on the device that JAX finds, in float32, ``openvino`` by OpenVINO GenAI, a whole engine of its own.
+    ``jax`` by XLA on the device that JAX finds, in float32, ``openvino`` by OpenVINO GenAI and ``vllm`` by vLLM,
+    whole engines of their own.
     ``format`` is how weights stored as floats are packed; ``context`` bounds prompt plus answer and
     ``kv_tokens`` says for how many tokens, over all requests, keys and values are kept;
     ``chunk_size`` is how many prompt tokens a pass takes at most; up to ``most_passes`` follow each other

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, TypeVar
 from miaotui.backends.backend import require
 from miaotui.engine.abilities import abilities_of
 from miaotui.engine.adapters import AdapterRegistry
-from miaotui.engine.all_logits import all_logits
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.reading.readers import Readers, ReadLoop, Wakeup
 from miaotui.engine.reading.work import ThreadWork
 from miaotui.engine.request import Request, RequestOptions
+from miaotui.engine.sampling.all_logits import all_logits
 from miaotui.engine.turns import PROMISED, REST, CoreTurns, shared_turns
 from miaotui.errors import (
     DeadlineUnattainableError,

@@ -7,7 +7,9 @@ refused, never left out.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.adapters import Adapters, LoadedAdapter
@@ -48,9 +50,9 @@ class NoAdapters(Adapters):
         return RequestError(f"{self._engine} takes no adapters here: merge it into the model (`miaotui merge-adapter`)")
 
 
-def tokens_alone(engine: str) -> ModelAbilities:
-    """Return the abilities of an engine that is asked for tokens and nothing else."""
-    return ModelAbilities(
+def tokens_alone(engine: str, **more: Any) -> ModelAbilities:
+    """Return the abilities of an engine that is asked for tokens and nothing else; ``more`` replaces some."""
+    least = ModelAbilities(
         engine=engine,
         otherwise="load the model with backend='cpu'",
         same_bytes=False,
@@ -63,3 +65,4 @@ def tokens_alone(engine: str) -> ModelAbilities:
         min_tokens=False,
         explanations=False,
     )
+    return replace(least, **more)

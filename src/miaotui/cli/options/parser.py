@@ -272,10 +272,10 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--threads", type=_positive, metavar="N", help="default: one per usable physical core")
     group.add_argument(
         "--backend",
-        choices=("cpu", "reference", "jax", "openvino"),
+        choices=("cpu", "reference", "jax", "openvino", "vllm"),
         default="cpu",
-        metavar="cpu|reference|jax|openvino",
-        help="what computes: compiled kernels, NumPy alone, which is slow, XLA, or OpenVINO (default: cpu)",
+        metavar="cpu|reference|jax|openvino|vllm",
+        help="what computes: compiled kernels, NumPy alone, which is slow, XLA, OpenVINO or vLLM (default: cpu)",
     )
 
 

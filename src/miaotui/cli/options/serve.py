@@ -106,9 +106,9 @@ def _model(group: argparse._ArgumentGroup) -> None:
     about = "how keys and values are kept (default: f16)"
     add("--kv", choices=("f16", "int8"), metavar="f16|int8", help=about)
     add("--threads", type=whole(1), metavar="N", help="default: one per usable physical core")
-    about = "what computes: compiled kernels, NumPy alone, which is slow, XLA, or OpenVINO (default: cpu)"
-    backends = ("cpu", "reference", "jax", "openvino")
-    add("--backend", choices=backends, metavar="cpu|reference|jax|openvino", help=about)
+    about = "what computes: compiled kernels, NumPy alone, which is slow, XLA, OpenVINO or vLLM (default: cpu)"
+    backends = ("cpu", "reference", "jax", "openvino", "vllm")
+    add("--backend", choices=backends, metavar="cpu|reference|jax|openvino|vllm", help=about)
     add("--context", type=whole(1), metavar="N", help="longest prompt plus answer, in tokens")
     about = "one token in each pass: slower, the same answers"
     add("--no-speculate", action="store_true", help=about)
