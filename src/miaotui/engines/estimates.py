@@ -84,7 +84,7 @@ def measure(engine: SteppedEngine, vocab_size: int, width: int) -> MeasuredCosts
     timed(SHORT, 2)  # the first one makes what others find
     reading = [timed(LONG, 1) - timed(SHORT, 1) for _ in range(REPEATS)]
     read_s = max(statistics.median(reading) / (LONG - SHORT), 1e-7)
-    points = []
+    points: list[tuple[int, float]] = []
     for each in sorted({1, min(4, width), width}):
         spent_s = timed(SHORT, ANSWER, each) - timed(SHORT, 1, each)
         least_s = points[-1][1] if points else 1e-6  # more answers at once never cost less

@@ -8,6 +8,7 @@ fails; an engine that failed is made anew.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 from collections import deque
@@ -182,10 +183,9 @@ class SteppedDispatcher:
         if request is None:
             return
         if progress.tokens and self.loop is not None:
-            scored = progress.logprobs or [None] * len(progress.tokens)
-            self.loop.receive(
-                request, [Choice(int(t), each) for t, each in zip(progress.tokens, scored, strict=True)], 1
-            )
+            found = itertools.chain(progress.logprobs, itertools.repeat(None))
+            choices = [Choice(int(token), each) for token, each in zip(progress.tokens, found, strict=False)]
+            self.loop.receive(request, choices, 1)
         if self._promises is not None:
             self._promises.note(request.number, len(progress.tokens))
         if request.is_over:  # by its text, or its limit
