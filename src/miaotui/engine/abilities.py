@@ -52,9 +52,9 @@ class ModelAbilities:
         if options.adapter is not None:
             yield "adapters", "adapters"
         if params.logprobs is not None or params.logprob_token_ids:
-            yield "logprobs", "log-probabilities"
+            yield "logprobs", "log-probabilities (logprobs)"
         if params.prompt_logprobs is not None:
-            yield "prompt_logprobs", "log-probabilities of the prompt"
+            yield "prompt_logprobs", "log-probabilities of the prompt (prompt_logprobs)"
         if params.logit_bias:
             yield "logit_bias", "logit_bias"
         if params.min_tokens:
