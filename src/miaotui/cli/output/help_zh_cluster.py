@@ -1,6 +1,6 @@
-"""Help of ``miaotui cluster`` in Chinese, a part of `help_zh`.
+"""Help of ``miaotui cluster`` and of stages in Chinese, a part of `help_zh`.
 
-Owns these texts. Knows no parser. Invariant: every key is a text of `cli.options.cluster`.
+Owns these texts. Knows no parser. Invariant: every key is a text of `cli.options.cluster`, or of the stages in `cli.options.serve`.
 """
 
 from __future__ import annotations
@@ -15,4 +15,19 @@ CLUSTER_HELP = {
     "of a running Ray (default: the one on this machine)": "已在运行的 Ray 的地址（默认：本机的）",
     "that running answers get to end (default: 30s)": "留给正在进行的回答结束的时间（默认：30s）",
     "print the state as JSON": "以 JSON 输出状态",
+    # stages
+    "compute a part of a model's layers for a server elsewhere": "为别处的服务器计算模型的一部分层",
+    "The server names this process by --stage-at HOST:PORT, and says which layers it computes. Rows and states "
+    "cross the network as they are: use a network of your own, or a tunnel.": (
+        "服务器用 --stage-at HOST:PORT 指定本进程，并告知它计算哪些层。行与状态以原样经过网络：请使用自己的网络或隧道。"
+    ),
+    "default: 8100": "默认：8100",
+    "a secret of at least 16 bytes, the same at both ends": "至少 16 字节的密钥文件，两端相同",
+    "processes that share a model's layers, each with a part of its weights (default: 1)": (
+        "分担模型各层的进程数，每个进程只有一部分权重（默认：1）"
+    ),
+    "a process elsewhere that computes a part of the layers (miaotui stage); repeatable, in their order": (
+        "别处计算一部分层的进程（miaotui stage）；可重复，按顺序"
+    ),
+    "the secret that stages elsewhere ask for": "别处的阶段所要求的密钥文件",
 }
