@@ -92,6 +92,12 @@ class JobPool:
         """Return a value that all replicas publish, from one of them; None before any has."""
         return self._replicas.reports.published(name)
 
+    def ahead_s(self) -> float:
+        """Return the seconds of work that stand before a new job at the replica that has least."""
+        with self._lock:
+            loads = [each.all.prompt_tokens * each.cost.read_s for each in self._router.replicas.values()]
+        return min(loads, default=0.0)
+
     def dispatch(self, job: PromisedJob, content: Content, take: Take) -> None:
         """Choose a replica and send the job on its way, see `JobDispatcher.dispatch`."""
         if self._events.is_closed():
