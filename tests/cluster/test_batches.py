@@ -68,9 +68,15 @@ def read(place: Path) -> dict[str, Any]:
 
 def models_in(folder: Path) -> tuple[Path, Path]:
     encoder = make_encoder_folder(folder)
-    (encoder / "modules.json").write_text(
-        json.dumps([{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}])
-    )
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(kinds.items())
+    ]
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    (encoder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}
+    (encoder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     return make_tiny_folder(folder, "llama", max_position_embeddings=256), encoder
 
 
@@ -86,7 +92,7 @@ def test_a_batch_is_answered_and_goes_on_after_an_interruption(tmp_path: Path) -
     place.write_bytes(whole[: len(whole) // 2])  # as if the run had been killed
     main(words)
     assert read(place) == right
-    assert len(place.read_bytes()) == len(whole)
+    assert place.read_bytes().count(b"\n") == whole.count(b"\n"), "no line has two answers"
     assert main(words) == 0, "all is there"
     assert main(["batch", str(path), "--output", str(path)]) != 0
 
