@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import pytest
+from raylets import raylets
 
 from miaotui.backends.options import EncoderOptions
 from miaotui.cli import main
@@ -101,16 +100,11 @@ def test_a_batch_is_answered_and_goes_on_after_an_interruption(tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_actors_of_ray_answer_as_one_process_does(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'miaotui[cluster]'")
-    os.environ.update(RAY_AUTH_MODE="token", RAY_USAGE_STATS_ENABLED="0")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray  # noqa: PLC0415  (an extra)
-
     llama, encoder = models_in(tmp_path)
     path, place = batch_of(tmp_path), tmp_path / "answers.jsonl"
-    words = ["batch", str(path), f"tiny={llama}", f"vectors={encoder}", "--output", str(place), "--cluster"]
-    try:
+    words = ["batch", str(path), f"tiny={llama}", f"vectors={encoder}", "--output", str(place)]
+    with raylets(2) as address:
+        words += ["--cluster", address, "--replicas", "2", "--cpus", "0.5"]
         assert main(words) == 1
         assert read(place) == {**wanted(llama, encoder), "wrong": 404, "None": "invalid_line"}
         assert main(words) == 0, "all is there"
-    finally:
-        ray.shutdown()
