@@ -49,7 +49,7 @@ from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
 from miaotui.kernels.sampling.draw_fields import NUMBERS, scratch_fields
 from miaotui.model.adapters.adapter import LowRankPair
-from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, path_for
+from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, note_unused, path_for
 from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan
 from miaotui.types import Progress
 
@@ -344,12 +344,16 @@ class CpuBackend:
         self.runner.remove_adapter(number)
 
     def find_draft_head(self, settings: Settings) -> CpuDraftHead | None:
-        """Return the draft head that was trained for these weights; None: there is none, or none that could be.
+        """Return the draft head that was trained for these weights; None: there is none, or the model takes none.
 
-        Raises `ModelFormatError` for a file that is no head.
+        A head that lies there for such a model is named in one line of the log. Raises `ModelFormatError` for a file
+        that is no head.
         """
         path = path_for(self.weights, settings.folder(FOLDER_NAME))
-        if path is None or not self._config.has_one_stream:
+        if path is None:
+            return None
+        if not self._config.has_one_stream:
+            note_unused(path, self._config.architecture)
             return None
         store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
         head = load_head(path, self.weights, self._config.tied_head, store)

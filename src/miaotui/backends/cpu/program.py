@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miaotui.backends.cpu.adapter_parts import AdapterParts
-from miaotui.backends.cpu.adapters import AdapterSpace, operation_of
+from miaotui.backends.cpu.adapter_parts import AdapterParts, ExpertPairs
+from miaotui.backends.cpu.adapters import AdapterSpace, expert_operation, operation_of
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.layers.attention import AttentionParts
 from miaotui.backends.cpu.layers.ends import EndParts
@@ -173,10 +173,13 @@ class Program:
     def _mixture(self, layer: int, out: Rows, experts: ExpertsConfig) -> None:
         """Add the results of each row's experts to ``out``; their inputs are there."""
         prefix = f"layers.{layer}."
-        pairs = self._pairs(operation_of(self.config, layer, "router"), padded_rows(experts.count) // UNIT_ROWS)
+        units = padded_rows(experts.count) // UNIT_ROWS, *[1] * experts.shared_gate
+        pairs, expert_pairs = self._pairs(operation_of(self.config, layer, "router"), *units), None
+        if self.adapters is not None:
+            expert_pairs = ExpertPairs(self._operations, self.adapters, expert_operation(self.config, layer, 0))
         parts = MixtureParts(self._operations, self.weights, self._mixture_space, self.workspace.normed, out)
         mode = lin.GATED_CLAMPED if experts.clamped else _GATED[self.config.activation]
-        parts.add(prefix, experts, mode, lambda name: self._norms.vector(name, 0), pairs)
+        parts.add(prefix, experts, mode, lambda name: self._norms.vector(name, 0), pairs, expert_pairs)
 
     def _both(self, layer: int, stream: Rows, experts: ExpertsConfig, factor: float) -> Rows:
         """Add the end of the usual feed-forward part, the experts beside it, and the norm of both's sum."""
