@@ -14,6 +14,7 @@ from miaotui.errors import MissingLibraryError
 
 EXTRAS = {
     "av": "speech",
+    "hls4ml": "fpga",
     "jax": "jax",
     "opencc": "speech",
     "openvino": "openvino",

@@ -340,6 +340,7 @@ INSTRUCTION_SETS = CliMessage("Instruction sets", "指令集")
 ACCELERATORS = CliMessage("Other devices: {devices}", "其他设备：{devices}")
 BACKEND = CliMessage("Backend: {name}", "后端：{name}")
 IN_USE = CliMessage("{name} (in use)", "{name}（使用中）")
+ONE_BLOCK = CliMessage("{name} (one block of a model, as a circuit)", "{name}（模型的一个块，作为电路）")
 CORES = CliMessage("Cores", "核心")
 CORES_TEXT = CliMessage(
     "{cores} usable ({allowed} allowed, {physical} physical, quota {quota}); {team} threads",
