@@ -102,9 +102,6 @@ def test_what_an_encoder_cannot_get_is_one_error(
     ):
         with pytest.raises(RequestError, match=said):
             EncoderOptimization(copy, tmp_path / "out.gguf", size, known).run()
-    monkeypatch.setattr(quantize, "round_matrix", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        EncoderOptimization(copy, tmp_path / "out.gguf", int(0.3 * copy.stat().st_size), texts).run()
     assert not list(tmp_path.glob("out*"))
     for words, said in (
         (["--size", "50kB"], "give it --calibration"),
@@ -113,6 +110,29 @@ def test_what_an_encoder_cannot_get_is_one_error(
     ):
         assert main(["optimize", str(copy), *words]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, texts = int(0.3 * copy.stat().st_size), made_texts(tmp_path)
+    EncoderOptimization(copy, tmp_path / "whole.gguf", size, texts).run()
+    real, rounded = quantize.round_matrix, []
+
+    def interrupted(*arguments: object) -> object:
+        rounded.append(arguments)
+        if len(rounded) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(quantize, "round_matrix", interrupted)
+    job = EncoderOptimization(copy, tmp_path / "out.gguf", size, texts)
+    with pytest.raises(KeyboardInterrupt):
+        job.run()
+    assert [path.name for path in tmp_path.glob("out*")] == ["out.gguf.work"]
+    monkeypatch.setattr(quantize, "type_options", lambda *_: pytest.fail("the survey was kept"))
+    card = job.run()
+    assert len(rounded) == 1 + len(card.choices)
+    assert job.out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert not job.out.with_name("out.gguf.work").exists()
 
 
 def test_the_command_line_takes_a_folder(

@@ -1,11 +1,14 @@
 """Optimisation of an encoder: from its GGUF file and a size to a smaller file and its report card.
 
 Owns the order: texts, moments, survey, choice, rounding, measurement, output. Knows no command line. Tables of types
-and positions stay as they are. Invariant: nothing is at the output's place before it was read back and measured.
+and positions stay as they are. A folder ``OUT.work`` keeps the survey and every finished matrix, so that an interrupted
+run goes on. Invariant: nothing is at the output's place before it was read back and measured.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import miaotui
 from miaotui.config import format_size, make_folder
-from miaotui.errors import RequestError
+from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.files import require_room, write_whole
 from miaotui.hub.formats.gguf import DEFAULT_ALIGNMENT, read_gguf
 from miaotui.hub.formats.mapped import map_file
-from miaotui.hub.formats.tensors import StoredTensor, stored_bytes
+from miaotui.hub.formats.tensors import BlockType, StoredTensor, stored_bytes
+from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.hub.writers.gguf import with_file_type, write_gguf
 from miaotui.kernels.platform.cpu import probe
 from miaotui.model.reading.sources import CanonicalTensors
@@ -34,7 +39,7 @@ from miaotui.optimize.encoders.measured import (
     type_options,
 )
 from miaotui.optimize.quantization.allocation import Option, allocate
-from miaotui.optimize.quantization.quantize import MIXED, TYPE_BYTES
+from miaotui.optimize.quantization.quantize import METHOD, MIXED, TYPE_BYTES, read_blocks, remove_work
 from miaotui.optimize.quantization.rounding import round_matrix
 from miaotui.optimize.source import file_digest
 from miaotui.optimize.texts.calibration import MIN_TOKENS, Moments, TextSet, moment_bytes, read_texts, require_disjoint
@@ -100,6 +105,9 @@ class _EncoderRun:
                     "text"
                 )
 
+        about = json.dumps([METHOD, file_digest(job.path), self.calibration.digest, LENGTH, PROBES]).encode()
+        self.work = make_folder(job.out.with_name(f"{job.out.name}.work") / hashlib.sha256(about).hexdigest()[:16])
+
     def _require_size(self) -> None:
         """Raise `RequestError` with the nearest point if the smallest types take more than was asked for."""
         from miaotui.optimize.quantization.block_grids import kinds_for  # noqa: PLC0415  (only here)
@@ -120,8 +128,7 @@ class _EncoderRun:
         self._timed("moments", lambda: encoder.embeddings(self.known, {}, moments))
         hessians = {name: moments.of(name) for name in encoder.matrices}
         rows = max(moments.tokens(name) or 0 for name in encoder.matrices)
-        probes = self.known[:PROBES]
-        options = self._timed("survey", lambda: type_options(encoder, hessians, probes, rows, job.progress))
+        options = self._timed("survey", lambda: self._options(hessians, rows))
         chosen, predicted = self._chosen(options)
         part = job.out.with_name(f"{job.out.name}.unmeasured")
         try:
@@ -132,7 +139,37 @@ class _EncoderRun:
         finally:
             part.unlink(missing_ok=True)
         write_card(job.out, card)
+        remove_work(self.work.parent)
         return card
+
+    def _options(self, hessians: Mapping[str, Array | None], rows: int) -> dict[str, list[TypeOption]]:
+        """Return each matrix's types with their costs, from the work folder if they were measured before."""
+        path = self.work / "survey.json"
+        try:
+            kept = {
+                name: [TypeOption(BlockType[kind], int(size), float(loss)) for kind, size, loss in each]
+                for name, each in read_object(path).items()
+            }
+            if kept.keys() == set(self.encoder.matrices):
+                return kept
+        except (MiaotuiError, KeyError, TypeError, ValueError):
+            pass
+        found = type_options(self.encoder, hessians, self.known[:PROBES], rows, self.job.progress)
+        named = {name: [(one.kind.name, *one[1:]) for one in each] for name, each in found.items()}
+        text = json.dumps(named).encode()
+        write_whole(path, "the survey", lambda file: file.write(text))
+        return found
+
+    def _rounded(self, name: str, kind: BlockType, hessian: Array | None, rows: int) -> NDArray[np.uint8]:
+        """Return a matrix in blocks, from the work folder if it was rounded before."""
+        weights = self.encoder.weights[name]
+        path = self.work / f"{name}-{kind.name}.npy"
+        data = read_blocks(path, len(weights), kind.row_bytes(weights.shape[1]))
+        if data is None:
+            data = round_matrix(weights, kind, feedback_of(hessian, weights.shape[1], rows)).data
+            blocks = data
+            write_whole(path, "a finished matrix", lambda file: np.save(file, blocks))
+        return data
 
     def _chosen(self, options: Mapping[str, Sequence[TypeOption]]) -> tuple[dict[str, TypeOption], float]:
         ways = [[Option(_aligned(one.size_bytes), one.loss) for one in options[n]] for n in self.encoder.matrices]
@@ -146,10 +183,9 @@ class _EncoderRun:
         with read_gguf(self.job.path) as file:
             tensors = dict(file.tensors)
             for number, (name, option) in enumerate(chosen.items()):
-                weights = self.encoder.weights[name]
-                data = round_matrix(weights, option.kind, feedback_of(hessians[name], weights.shape[1], rows)).data
+                data = self._rounded(name, option.kind, hessians[name], rows)
                 stored = _stored_name(self.encoder, name)
-                tensors[stored] = StoredTensor(stored, weights.shape, option.kind, data)
+                tensors[stored] = StoredTensor(stored, self.encoder.weights[name].shape, option.kind, data)
                 if self.job.progress is not None:
                     self.job.progress("rounding matrices", number + 1, len(chosen))
             sizes = {name: (tensor.kind, tensor.shape) for name, tensor in tensors.items()}
