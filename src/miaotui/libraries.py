@@ -20,6 +20,8 @@ EXTRAS = {
     "openvino_genai": "openvino",
     "python_multipart": "speech",
     "websockets": "speech",
+    "pandas": "cluster",
+    "pyarrow": "cluster",
     "ray": "cluster",
     "rdflib": "graph",
     "rouge_score": "eval",
@@ -29,6 +31,7 @@ EXTRAS = {
     "symspellpy": "spelling",
     "opentelemetry": "otel",
     "torch": "optimize",
+    "vllm": "vllm",
 }
 COMPILERS = {"numba", "llvmlite"}
 NOT_FOR_WINDOWS_ON_ARM = {"tantivy", "rjieba"}

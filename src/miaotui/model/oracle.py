@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.hub.formats.tensors import StoredTensor
-from miaotui.model.adapters.adapter import LowRankPair
+from miaotui.model.adapters.adapter import LowRankPair, expert_pair
 from miaotui.model.config import ModelConfig
 from miaotui.model.experts import ExpertsConfig, route, sigmoid, swiglu_clamped
 from miaotui.model.formulas import distance_bias, gelu_tanh, rotated, silu, softcapped, softmax, sparse, visible
@@ -336,9 +336,9 @@ class Oracle:
         if not experts.shared_size:
             return total
         shared = self._feed_forward(x, prefix + "shared_")
-        return total + (
-            sigmoid(x @ self._weights[prefix + "shared_router"].T) * shared if experts.shared_gate else shared
-        )
+        if experts.shared_gate:
+            shared = sigmoid(self._router_logits(x, prefix + "shared_router")) * shared
+        return total + shared
 
     def _router_logits(self, x: Array, name: str) -> Array:
         logits: Array = x @ self._weights[name].T + self._weights.get(f"{name}_logit_bias", np.float32(0))
@@ -360,8 +360,9 @@ class Oracle:
         weights, bias = self._weights[name], self._weights.get(name + "_bias")
         some = slice(len(weights) // parts * part, len(weights) // parts * (part + 1))
         y: Array = x @ weights[some].T
-        if name in self._adapter:
-            y = y + self._adapter[name].product(x)
+        pair = self._adapter.get(name if parts == 1 else expert_pair(name, part))
+        if pair is not None:
+            y = y + pair.product(x)
         return y if bias is None else y + bias[some]
 
     def _norm(self, x: Array, name: str, eps: float | None = None) -> Array:

@@ -29,8 +29,9 @@ OPERATIONS = {  # of a layer, with parts
     "o": ("o",),
     "up": ("gate", "up"),
     "down": ("down",),
-    "router": ("router",),
+    "router": ("router", "shared_router"),
 }
+EXPERT_PARTS = ("gate", "up", "down")  # of each expert, in the order of their records
 _MOST_CODE = 127
 
 
@@ -70,6 +71,8 @@ class AdapterSpace:
     def __init__(self, config: ModelConfig, max_rows: int) -> None:
         self.hidden = float_rows(max_rows, ad.MOST_PARTS * ad.PART_VALUES)
         self.wide = float_rows(max_rows, config.ffn_size * (2 if config.gated else 1))
+        routes = max_rows * config.experts.chosen if config.experts is not None else 1
+        self.routes = float_rows(routes, 2 * ad.PART_VALUES)  # gate and up, then down
 
 
 class PackedAdapter:
@@ -107,8 +110,8 @@ def packed_size(config: ModelConfig, pairs: Mapping[str, LowRankPair]) -> int:
 
 
 def n_operations(config: ModelConfig) -> int:
-    """Return the number of operations that an adapter may change: those of the layers, then the head."""
-    return len(OPERATIONS) * config.n_layers + 1
+    """Return the number of operations that an adapter may change: those of the layers, the head, then the experts."""
+    return expert_operation(config, config.n_layers, 0)
 
 
 def operation_of(config: ModelConfig, layer: int | None, name: str = "") -> int:
@@ -118,11 +121,22 @@ def operation_of(config: ModelConfig, layer: int | None, name: str = "") -> int:
     return len(OPERATIONS) * layer + list(OPERATIONS).index(name)
 
 
+def expert_operation(config: ModelConfig, layer: int, expert: int) -> int:
+    """Return the number of an expert's operation; the shared one comes after the others of its layer."""
+    each = 0 if config.experts is None else config.experts.count + 1
+    return operation_of(config, None) + 1 + layer * each + expert
+
+
 def place_of(config: ModelConfig, name: str) -> PairPlace:
     """Return the place of the matrix ``name``, one of `PER_REQUEST`."""
     if name == "head":
         return PairPlace(operation_of(config, None), 0)
-    _, layer, matrix = name.split(".")
+    _, layer, matrix, *expert = name.split(".")
+    kind, _, side = matrix.rpartition("_")
+    if kind and side in EXPERT_PARTS:
+        assert config.experts is not None, "its names are those of the model"
+        number = int(expert[0]) if expert else config.experts.count
+        return PairPlace(expert_operation(config, int(layer), number), EXPERT_PARTS.index(side))
     operation = next(each for each, parts in OPERATIONS.items() if matrix in parts)
     part = 0 if operation == "up" and not config.gated else OPERATIONS[operation].index(matrix)
     return PairPlace(operation_of(config, int(layer), operation), part)

@@ -138,6 +138,10 @@ SUFFIX_ALONE = CliMessage(
     "--suffix goes with neither --raw nor --system: leave them out",
     "--suffix 不能与 --raw 或 --system 同用：请去掉它们",
 )
+STAGE_READY = CliMessage(
+    "a stage of {model} waits at {place}; name it to the server by --stage-at",
+    "{model} 的一个阶段在 {place} 等待；用 --stage-at 告知服务器",
+)
 NO_PROMISE = CliMessage("no promises of time with this model", "此模型不作时间承诺")
 HOW_TO_CALL = CliMessage(
     """
@@ -319,6 +323,10 @@ LARGER_THAN_MEMORY = CliMessage(
 
 # ---- cluster -------------------------------------------------------------------------------------
 
+BATCH_DONE = CliMessage(
+    "{answered} requests answered, {failed} without an answer, {kept} were there before: {place}",
+    "已回答 {answered} 条请求，{failed} 条未得到回答，此前已有 {kept} 条：{place}",
+)
 CLUSTER_READY = CliMessage("cluster ready at {url}: {models}", "集群就绪：{url}（{models}）")
 CLUSTER_LEFT = CliMessage(
     "{count} requests did not end in time (0: all have ended)", "{count} 个请求未能按时结束（0：全部已结束）"
