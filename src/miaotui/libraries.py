@@ -20,6 +20,8 @@ EXTRAS = {
     "openvino_genai": "openvino",
     "python_multipart": "speech",
     "websockets": "speech",
+    "pandas": "cluster",
+    "pyarrow": "cluster",
     "ray": "cluster",
     "rdflib": "graph",
     "rouge_score": "eval",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from miaotui.engine.model_loop import ModelLoop
     from miaotui.engine.remote.loop import RemoteModel
     from miaotui.engine.seq2seq.loop import Seq2SeqLoop
-    from miaotui.engine.speech.loaded import SpeechLoop
+    from miaotui.engine.speech.loaded import SpeechLoop, SpeechText
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,24 @@ def open_speech_model(
     backend = build_seq2seq_backend(opened, options or Seq2SeqOptions(), settings, progress)
     try:
         name = os.path.basename(os.fspath(model).rstrip("/")) or path.name
-        return SpeechLoop(LoadedSpeech(name, path, config, tokenizer, backend, opened.alignment_heads), queue)
+        return SpeechLoop(LoadedSpeech(name, path, config, tokenizer, opened.alignment_heads, backend), queue)
     except BaseException:
         backend.close()
         raise
+
+
+def open_speech_text(name: str, path: Path) -> SpeechText:
+    """Read all of the speech model at ``path`` but its weights: its windows are computed in other processes.
+
+    Raises a `MiaotuiError`.
+    """
+    from miaotui.engine.speech.loaded import SpeechText  # noqa: PLC0415  (only these models)
+    from miaotui.model.seq2seq.opened import open_seq2seq  # noqa: PLC0415  (only these models)
+    from miaotui.text.speech.tokenizer import load_speech_tokenizer  # noqa: PLC0415  (only these models)
+
+    opened = open_seq2seq(path)
+    tokenizer = load_speech_tokenizer(path, opened.config.vocab_size, opened.config.encoder.max_tokens)
+    return SpeechText(name, path, opened.config, tokenizer, opened.alignment_heads)
 
 
 def start(

@@ -33,7 +33,7 @@ ASKED = RemoteRequest(
     adapter=("law", "a" * 64),
     constraint={"grammar": "start: /a+/", "kind": "made"},
 )
-DESCRIBED = {"protocol": 1, "miaotui": "0.1.0", "digest": "a" * 64, "computes": ["cpu", ["q8"]], "context": 512}
+DESCRIBED = {"protocol": 2, "miaotui": "0.1.0", "digest": "a" * 64, "computes": ["cpu", ["q8"]], "context": 512}
 
 
 def through_json(message: Any) -> Any:
@@ -49,7 +49,7 @@ def test_a_request_comes_out_as_it_went_in() -> None:
 
 def test_another_version_is_refused_by_name() -> None:
     with pytest.raises(RequestError, match="run one version of miaotui"):
-        RemoteRequest.read({**ASKED.message(1), "version": 2})
+        RemoteRequest.read({**ASKED.message(1), "version": 3})
 
 
 @given(
@@ -68,8 +68,8 @@ def test_damaged_messages_end_in_a_request_error(name: str, value: Any) -> None:
 
 def test_pieces_carry_tokens_and_log_probabilities() -> None:
     logprobs = [TokenLogprobs(3, -0.5, ((3, -0.5), (4, -1.0))), TokenLogprobs(4, -2.0, ())]
-    assert logprobs_of(through_json(tokens_piece([3, 4], 16, logprobs))) == logprobs
-    assert logprobs_of(through_json(tokens_piece([3, 4], 16, ()))) == [None, None]
+    assert logprobs_of(through_json(tokens_piece([3, 4], 0, 16, logprobs))) == logprobs
+    assert logprobs_of(through_json(tokens_piece([3, 4], 0, 16, ()))) == [None, None]
     assert end_piece("stop", False) == {"end": "stop", "shortened": False}
 
 
@@ -90,11 +90,11 @@ def test_errors_cross_as_what_they_are(error: MiaotuiError) -> None:
 
 
 def test_replicas_that_differ_may_not_join() -> None:
-    expected: dict[str, Any] = {"protocol": 1, "digest": "a" * 64}
+    expected: dict[str, Any] = {"protocol": 2, "digest": "a" * 64}
     assert admissible(DESCRIBED, expected) is None
     assert expected == DESCRIBED  # the first one says what the others must be
     for name, other, reason in (
-        ("protocol", 2, "version 2"),
+        ("protocol", 3, "version 3"),
         ("miaotui", "0.2.0", "one version in the whole cluster"),
         ("digest", "b" * 64, "its model file is another one"),
         ("computes", ["cpu", ["q4"]], "computes otherwise"),

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from miaotui.errors import EngineError
-from miaotui.schedule.pages import BlockTable
+from miaotui.schedule.pages import BlockTable, PrefixTree
 from miaotui.schedule.plan import (
     NO_ADAPTER,
     NO_LIMITS,
@@ -54,6 +54,7 @@ class Scheduler:
     def __init__(self, config: ScheduleConfig) -> None:
         self.config = config
         self._ledger = BlockTable(config.n_pages, config.reuse_prefix)
+        self.prefixes: PrefixTree = self._ledger.tree  # for what reads it from outside
         self._lines = Queues()
         self._sequences: dict[int, SequenceState] = {}
         self._arrivals = 0

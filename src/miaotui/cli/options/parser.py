@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.bench import bench_options
-from miaotui.cli.options.cluster import cluster_options
+from miaotui.cli.options.cluster import batch_options, cluster_options
 from miaotui.cli.options.dmlm import dmlm_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
@@ -325,6 +325,7 @@ COMMANDS = (
     Command("distill", "let a model learn what another one says", "STUDENT", range(1, 2), distil_options, "optimize"),
     Command("card", "show the report card of an optimized file", "FILE", range(1, 2), card_options, "optimize"),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
+    Command("batch", "answer a file of requests", "FILE [MODEL...]", range(1, 18), batch_options, "cluster"),
     Command("cluster", "serve models over several machines", "ACTION [...]", range(1, 100), cluster_options, "cluster"),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),

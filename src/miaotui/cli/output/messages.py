@@ -319,6 +319,10 @@ LARGER_THAN_MEMORY = CliMessage(
 
 # ---- cluster -------------------------------------------------------------------------------------
 
+BATCH_DONE = CliMessage(
+    "{answered} requests answered, {failed} without an answer, {kept} were there before: {place}",
+    "已回答 {answered} 条请求，{failed} 条未得到回答，此前已有 {kept} 条：{place}",
+)
 CLUSTER_READY = CliMessage("cluster ready at {url}: {models}", "集群就绪：{url}（{models}）")
 CLUSTER_LEFT = CliMessage(
     "{count} requests did not end in time (0: all have ended)", "{count} 个请求未能按时结束（0：全部已结束）"

@@ -120,8 +120,7 @@ async def add(http: HttpRequest) -> Response:
         documents = [_document_of(one, f"documents[{at}]") for at, one in enumerate(body.documents)]
         index = registry.to_change(caller, name, make=True)
         count = index.add(documents)
-        if services.meaning is not None:
-            services.meaning.changed(index)
+        services.index_changed(index)
         return {"added": len(documents), "passages": count, "version": index.version}
 
     return json_response(await run_in_threadpool(work), headers=ignored_fields(body))
@@ -175,12 +174,15 @@ def _no_document(key: str) -> ApiError:
 
 async def delete(http: HttpRequest) -> Response:
     """Delete a document with all its passages. Raises `ApiError` (404) when there is none."""
-    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
+    services = services_of(http)
+    registry, caller, name = services.indexes, caller_of(http).name, http.path_params["name"]
     key = http.path_params["id"]
 
     def work() -> dict[str, Any]:
         index = registry.to_change(caller, name)
         count = index.delete([key])
+        if count:
+            services.index_changed(index)
         return {"id": key, "deleted": count > 0, "passages": count, "version": index.version}
 
     answer = await run_in_threadpool(work)
