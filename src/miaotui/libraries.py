@@ -31,6 +31,7 @@ EXTRAS = {
     "symspellpy": "spelling",
     "opentelemetry": "otel",
     "torch": "optimize",
+    "vllm": "vllm",
 }
 COMPILERS = {"numba", "llvmlite"}
 NOT_FOR_WINDOWS_ON_ARM = {"tantivy", "rjieba"}

@@ -70,6 +70,10 @@ def open_served_model(
 ) -> ModelLoop:
     """Open a model as `open_model` does, or with the engine of another maker that the options name."""
     options, settings = options or ModelOptions(), settings or Settings.from_env()
+    if options.engine.backend == "vllm":
+        from miaotui.engines.vllm.build import open_vllm  # noqa: PLC0415  (only these models)
+
+        return open_vllm(resolve(model, progress=progress, settings=settings), options.engine)
     if options.engine.backend != "openvino":
         return open_model(model, options, settings=settings, progress=progress)
     from miaotui.engines.openvino.build import open_openvino  # noqa: PLC0415  (only these models)

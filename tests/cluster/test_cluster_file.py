@@ -103,7 +103,7 @@ def test_the_examples_of_the_page_are_cluster_files() -> None:
     first, ranged, deployed = re.findall(
         r"^```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-    assert [pool.replicas for pool in ClusterFile.of(yaml.safe_load(first)).pools] == [3]
+    assert [pool.replicas for pool in ClusterFile.of(yaml.safe_load(first)).pools] == [3, 2, 1]
     found = ClusterFile.of(yaml.safe_load(ranged))
     assert [(pool.replicas, pool.autoscale) for pool in found.pools] == [(1, ScaleRange(0, 4, 60, 600))]
     assert ClusterFile.of(found.plain()) == found
@@ -147,8 +147,8 @@ def test_encoders_take_the_options_of_encoders(tmp_path: Path) -> None:
     assert found.pools[0].digest == model_digest(folder)
     for more, reason in (
         ({"kv": "int8"}, "of the kind encoder, which takes threads, backend, max_tokens, pooling, not kv"),
-        ({"autoscale": {"least": 0, "most": 2}}, "take neither `autoscale` nor `adapters`"),
-        ({"adapters": {"law": "x"}}, "take neither `autoscale` nor `adapters`"),
+        ({"autoscale": {"least": 0, "most": 2}}, "keeps at least 1 replica"),
+        ({"adapters": {"law": "x"}}, "take no `adapters`"),
     ):
         with pytest.raises(RequestError, match=reason):
             located(**more)

@@ -158,6 +158,22 @@ def test_a_snapshot_that_is_damaged_or_hostile_is_not_used(world: World) -> None
     world.same("cat")
 
 
+def test_folders_of_processes_that_were_killed_are_removed(tmp_path: Path) -> None:
+    living = IndexReplica(tmp_path)
+    left = tmp_path / "replica-left"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / "segment").write_bytes(b"x")
+    (tmp_path / "notes").mkdir()
+    other = IndexReplica(tmp_path)
+    assert not left.exists()
+    assert len(list(tmp_path.glob("replica-*"))) == 2, "those of living ones stay"
+    living.close()
+    other.close()
+    other.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
 def test_a_state_is_whole_while_the_index_is_written(world: World) -> None:
     world.index.add(documents(0, 50))
     with open_state(world.index.folder) as state:

@@ -18,6 +18,7 @@ from miaotui.cluster.jobs.replica import EncoderReplica
 from miaotui.cluster.messages import error_piece
 from miaotui.cluster.pool_loop import open_encoder_pool
 from miaotui.cluster.routing.breaker import FAILURES
+from miaotui.cluster.routing.scaling import ScaleRange
 from miaotui.encoder import Encoder
 from miaotui.encoders.runtime import run_encoder
 from miaotui.engine.encoding.job import Reduction
@@ -112,6 +113,24 @@ def test_results_that_are_lost_or_come_twice_are_asked_again(worlds: dict[str, W
             getattr(channel, fault).clear()
     assert world.pool.resumed > before
     assert_nothing_is_left(world.pool)
+
+
+def test_jobs_in_line_bring_more_replicas(worlds: dict[str, World]) -> None:
+    """Work that is offered counts, refused deadlines too; the number stays within its range."""
+    folder = worlds["embed"].alone.model.path
+    members = LocalMembers({})
+    pool, running = open_encoder_pool("tiny", str(folder), members, {"pooling": "mean"}, ScaleRange(1, 3))
+    with Encoder(*running, owns_loop=True) as remote:
+        assert pool.has_range
+        assert pool.wanted(1) == 1
+        with pytest.raises(OverloadedError, match="no replica"):
+            remote.embed(TEXTS)
+        members.channels["a"] = worlds["embed"].channels["a"]
+        assert pool.wait(1, 60)
+        with pytest.raises(DeadlineUnattainableError):
+            remote.embed(TEXTS, deadline_ms=0.01)
+        assert pool.wanted(1) == 2, "a deadline was refused"
+        assert pool.wanted(3) == 3
 
 
 def assert_nothing_is_left(pool: JobPool) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miaotui.cluster import messages
 from miaotui.cluster.membership import admissible
 from miaotui.cluster.messages import RemoteRequest, end_piece, error_of, error_piece, logprobs_of, tokens_piece
 from miaotui.errors import (
@@ -101,3 +104,18 @@ def test_replicas_that_differ_may_not_join() -> None:
         ("context", 256, "its context holds 256"),
     ):
         assert reason in (admissible({**DESCRIBED, name: other}, expected) or "")
+
+
+def test_nothing_in_a_cluster_reads_the_time_of_day() -> None:
+    """A clock that jumps, or another machine's, decides nothing: deadlines cross as time that is spent."""
+    source = Path(messages.__file__).parent
+    readers = {
+        path.name
+        for path in [*source.rglob("*.py"), *(source.parent / "engine" / "remote").rglob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now")
+    }
+    assert readers == set()
+    late = RemoteRequest((1,), SamplingParams(), deadline=Deadline(total_ms=100), spent_ms=40.0)
+    crossed = through_json(late.message(1))
+    assert (crossed["deadline"]["total_ms"], crossed["spent_ms"]) == (100, 40.0)

@@ -21,7 +21,17 @@ from miaotui.model.seq2seq.opened import is_speech
 ModelKind = Literal["decoder", "encoder", "speech"]
 
 OPTIONS: Mapping[ModelKind, tuple[str, ...]] = {
-    "decoder": ("threads", "context", "kv", "kv_tokens", "max_sequences", "chunk_size", "backend", "speculate"),
+    "decoder": (
+        "threads",
+        "context",
+        "kv",
+        "kv_tokens",
+        "max_sequences",
+        "chunk_size",
+        "backend",
+        "stages",
+        "speculate",
+    ),
     "encoder": ("threads", "backend", "max_tokens", "pooling"),
     "speech": ("threads", "backend"),
 }

@@ -41,7 +41,7 @@ class OpenPools:
         if kind == "encoder":
             self._add_encoder(name, path, specification, members)
         elif kind == "speech":
-            self.pools[name], self.speech[name] = open_speech_pool(name, model, members())
+            self.pools[name], self.speech[name] = open_speech_pool(name, model, members(), specification.autoscale)
         else:
             context = specification.options.get("context")
             pool, loop = open_pool(name, model, members(), context, specification.autoscale)
@@ -59,7 +59,7 @@ class OpenPools:
         def opened() -> RunningEncoder:
             if first:
                 return first.pop()
-            self.pools[name], running = open_encoder_pool(name, str(path), members(), options)
+            self.pools[name], running = open_encoder_pool(name, str(path), members(), options, specification.autoscale)
             return running
 
         first.append(opened())

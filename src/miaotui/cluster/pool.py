@@ -24,9 +24,10 @@ from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
 from miaotui.cluster.routing.scaling import Scaler, ScaleRange
 from miaotui.cluster.transport.channel import Members
 from miaotui.cluster.way import Way
+from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.grammar.described import describe
 from miaotui.engine.remote.loop import RemoteLoop
-from miaotui.engine.remote.state import RemoteState
+from miaotui.engine.remote.state import RemoteState, abilities_of_replicas
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.sampling.sampler import Choice
 from miaotui.errors import (
@@ -94,6 +95,11 @@ class Pool:
         """Return what the router knows of each replica, for people."""
         with self._lock:
             return self._replicas.shown(time.monotonic())
+
+    @property
+    def abilities(self) -> ModelAbilities:
+        """Return what requests to the replicas can have."""
+        return abilities_of_replicas(self._replicas.reports.state)
 
     def dispatch(self, request: Request, params: SamplingParams, options: RequestOptions) -> None:
         """Choose a replica and send the request on its way, see `Dispatcher.dispatch`."""

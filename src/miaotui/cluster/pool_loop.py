@@ -49,20 +49,22 @@ def open_pool(
 
 
 def open_encoder_pool(
-    name: str, model: str, members: Members, options: Mapping[str, Any] | None = None
+    name: str, model: str, members: Members, options: Mapping[str, Any] | None = None, scale: ScaleRange | None = None
 ) -> tuple[JobPool, RunningEncoder]:
-    """Open the text of an encoder, and a pool of replicas of it. Raises a `MiaotuiError`."""
+    """Open the text of an encoder, and a pool of replicas of it, see `open_pool`. Raises a `MiaotuiError`."""
     path = Path(resolve(model))
     expected = _expected(path)
     loaded = open_remote_encoder(path, expected["digest"], EncoderOptions(**(options or {})))
-    pool = JobPool(name, members, expected, lambda piece: read_arrays(piece) if "f32" in piece else ())
+    pool = JobPool(name, members, expected, lambda piece: read_arrays(piece) if "f32" in piece else (), scale=scale)
     return pool, RunningEncoder(loaded, RemoteEncoderLoop(pool))
 
 
-def open_speech_pool(name: str, model: str, members: Members) -> tuple[JobPool, SpeechModel]:
-    """Open the text of a speech model, and a pool of replicas of it. Raises a `MiaotuiError`."""
+def open_speech_pool(
+    name: str, model: str, members: Members, scale: ScaleRange | None = None
+) -> tuple[JobPool, SpeechModel]:
+    """Open the text of a speech model, and a pool of replicas of it, see `open_pool`. Raises a `MiaotuiError`."""
     path = Path(resolve(model))
-    pool = JobPool(name, members, _expected(path), read_found)
+    pool = JobPool(name, members, _expected(path), read_found, scale=scale)
 
     def step_s(source_rows: int, target_rows: int) -> float:
         return published_step_s(pool.published("window"), source_rows, target_rows)

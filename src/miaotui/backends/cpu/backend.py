@@ -130,8 +130,7 @@ class Runner:
         run[ops.RUN_ASK] = 0 if masks is None else self._ask_address
         self._masks = masks
         start_s = time.perf_counter()
-        beside = None if self._draft_run is None else self._draft_run.run
-        self.team.run(program.address, program.count, self._run, passes, beside=beside)
+        self._compute(program, chunks, choices, passes)
         self.last_s = time.perf_counter() - start_s
         run[ops.RUN_HALT] = 0
         self.done = run[ops.RUN_DONE] if passes > 1 else 1
@@ -139,6 +138,11 @@ class Runner:
             fault, self._fault = self._fault, None
             raise fault
         return self._logits[:wanted]
+
+    def _compute(self, program: Program, chunks: Sequence[Chunk], choices: Sequence[int], passes: int) -> None:
+        """Run the operations; the tables are filled."""
+        beside = None if self._draft_run is None else self._draft_run.run
+        self.team.run(program.address, program.count, self._run, passes, beside=beside)
 
     def run_drafting(
         self,

@@ -7,6 +7,7 @@ device is not here is lowered at most.
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass, field
 
 PROOF_SIZE = 64  # hidden values of the model that a proof runs
@@ -25,6 +26,7 @@ class BackendChoice:
 def backend_choices(*, prove: bool) -> tuple[BackendChoice, ...]:
     """Return all backends; with ``prove``, what a small random model shows for those with platforms of their own."""
     has_openvino = importlib.util.find_spec("openvino_genai") is not None
+    has_vllm = importlib.util.find_spec("vllm") is not None or bool(os.environ.get("MIAOTUI_VLLM_PYTHON"))
     has_jax = importlib.util.find_spec("jax") is not None
     levels = _jax_levels() if prove and has_jax else {}
     return (
@@ -32,6 +34,7 @@ def backend_choices(*, prove: bool) -> tuple[BackendChoice, ...]:
         BackendChoice("reference", False),
         BackendChoice("jax", False, "" if has_jax else "pip install 'miaotui[jax]'", levels),
         BackendChoice("openvino", False, "" if has_openvino else "pip install 'miaotui[openvino]'"),
+        BackendChoice("vllm", False, "" if has_vllm else "pip install 'miaotui[vllm]'"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The options of ``miaotui cluster`` and ``miaotui batch``.
+"""The options of ``miaotui cluster``, ``miaotui batch`` and ``miaotui stage``.
 
 Owns their names, meanings and forms. Knows no Ray.
 """
@@ -49,3 +49,16 @@ def batch_options(parser: argparse.ArgumentParser) -> None:
         help="actors with --cluster, each with the models (default: 2)",
     )
     add("--cpus", type=float, metavar="N", default=1.0, help="processors of each actor (default: 1)")
+
+
+def stage_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui stage``."""
+    parser.epilog = (
+        "The server names this process by --stage-at HOST:PORT, and says which layers it computes. Rows and states "
+        "cross the network as they are: use a network of your own, or a tunnel."
+    )
+    add = parser.add_argument
+    add("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=whole(1, 65535), metavar="N", default=8100, help="default: 8100")
+    add("--key-file", metavar="FILE", help="a secret of at least 16 bytes, the same at both ends")
+    add("--threads", type=whole(1), metavar="N", help="default: one per usable physical core")

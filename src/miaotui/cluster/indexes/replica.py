@@ -24,9 +24,12 @@ from typing import Any
 
 from miaotui.cluster.messages import VERSION, Message, error_piece
 from miaotui.cluster.routing.forecast import LEVELS
+from miaotui.config import Settings
 from miaotui.errors import MiaotuiError, OverloadedError, RequestError
+from miaotui.hub.lock import try_lock
 from miaotui.retrieval.index.index import Index
 
+PREFIX, LOCK = "replica-", "lock"
 DIGEST = "indexes"  # in place of a model's: all replicas hold what they are sent
 MOST_FILES, MOST_BYTES = 20_000, 1 << 40  # of one snapshot
 FIRST_SEARCH_S, WEIGHT = 2e-3, 0.1  # of a search, before any; of the newest one in the mean
@@ -45,11 +48,18 @@ class _Coming:
 
 
 class IndexReplica:
-    """Snapshots by key (see `ServedReplica`). ``root`` is where their folders are made; None: a place for such."""
+    """Snapshots by key (see `ServedReplica`). ``root`` is where their folders are made; None: miaotui's own place.
+
+    Folders of processes that were killed are removed at the start.
+    """
 
     def __init__(self, root: Path | None = None) -> None:
         self.digest = DIGEST
-        self._root = Path(tempfile.mkdtemp(prefix="miaotui-indexes-", dir=root))
+        root = Settings.from_env().folder("index-snapshots") if root is None else root
+        _remove_left_ones(root)
+        self._root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+        self._held = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try_lock(self._held)  # until this process ends, however that is
         self._indexes: dict[str, tuple[str, Index]] = {}  # digest and snapshot
         self._before: dict[str, Index] = {}  # the snapshots before those
         self._coming: dict[str, _Coming] = {}
@@ -130,6 +140,9 @@ class IndexReplica:
         self._indexes.clear()
         self._before.clear()
         shutil.rmtree(self._root, ignore_errors=True)
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def _search(self, message: Mapping[str, Any]) -> Message:
         known = self._indexes.get(str(message["key"]))
@@ -217,6 +230,20 @@ class IndexReplica:
         if coming is None or coming.digest != message["digest"]:
             raise RequestError("the message of an index is damaged: this snapshot was not offered")
         return coming
+
+
+def _remove_left_ones(root: Path) -> None:
+    """Remove the folders whose processes have ended without doing so."""
+    for folder in root.glob(f"{PREFIX}*"):
+        try:
+            held = os.open(folder / LOCK, os.O_RDWR)
+        except OSError:
+            continue  # it begins or ends at this moment
+        try:
+            if try_lock(held):
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(held)
 
 
 def _sha256(path: Path) -> str:

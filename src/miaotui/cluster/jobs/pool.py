@@ -21,11 +21,20 @@ from miaotui.cluster.messages import VERSION, Message, error_of
 from miaotui.cluster.pool import MOST_LOSSES, MOST_REFUSALS, RETRY_S, WAIT_S
 from miaotui.cluster.replicas import Bring, Replicas
 from miaotui.cluster.routing.router import Outcome, Router, RouteRequest, Ticket
+from miaotui.cluster.routing.scaling import Scaler, ScaleRange
 from miaotui.cluster.transport.channel import Channel, Members
 from miaotui.engine.jobs.job import PromisedJob, asked_of
 from miaotui.engine.remote.jobs import Content, Take
 from miaotui.engine.remote.state import RemoteState
-from miaotui.errors import EngineError, MiaotuiError, OverloadedError, RefusedError, ReplicaLostError, RequestError
+from miaotui.errors import (
+    DeadlineUnattainableError,
+    EngineError,
+    MiaotuiError,
+    OverloadedError,
+    RefusedError,
+    ReplicaLostError,
+    RequestError,
+)
 
 LOG = logging.getLogger("miaotui.cluster")
 ReadValues = Callable[[Message], Sequence[Any]]
@@ -48,15 +57,23 @@ class _JobWay:
 class JobPool:
     """A `JobDispatcher` over the replicas of one model.
 
-    ``read`` makes values of a piece that carries some. ``bring`` brings a new replica what the others have.
+    ``read`` makes values of a piece that carries some. ``bring`` brings a new replica what the others have. ``scale``
+    is the range of how many there are; None: others decide that.
     """
 
     def __init__(
-        self, name: str, members: Members, expected: Message, read: ReadValues, bring: Bring | None = None
+        self,
+        name: str,
+        members: Members,
+        expected: Message,
+        read: ReadValues,
+        bring: Bring | None = None,
+        scale: ScaleRange | None = None,
     ) -> None:
         self.name = name
         self.resumed = 0  # jobs that were asked again elsewhere
         self._read = read
+        self._scaler = None if scale is None else Scaler(scale, time.monotonic())
         self._router, self._lock = Router(), threading.Lock()
         self._replicas = Replicas(name, members, expected, self._router, self._lock, bring or _bring_nothing)
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -74,8 +91,8 @@ class JobPool:
 
     @property
     def has_range(self) -> bool:
-        """Return False: the number of replicas is what the file or `scale` says."""
-        return False
+        """Return whether the pool says itself how many replicas it wants."""
+        return self._scaler is not None
 
     @property
     def refused(self) -> dict[str, str]:
@@ -92,15 +109,46 @@ class JobPool:
         """Return a value that all replicas publish, from one of them; None before any has."""
         return self._replicas.reports.published(name)
 
+    def ahead_s(self) -> float:
+        """Return the seconds of work that stand before a new job at the replica that has least."""
+        with self._lock:
+            loads = [each.all.prompt_tokens * each.cost.read_s for each in self._router.replicas.values()]
+        return min(loads, default=0.0)
+
     def dispatch(self, job: PromisedJob, content: Content, take: Take) -> None:
         """Choose a replica and send the job on its way, see `JobDispatcher.dispatch`."""
         if self._events.is_closed():
             raise OverloadedError("the server is stopping: ask again in a moment", 1.0)
         with self._lock:
-            ticket = self._router.pick(_route(job), time.monotonic())
+            ticket = self._placed(_route(job), time.monotonic())
         job.predicted_ms = 1e3 * (time.perf_counter() - job.arrived_s + ticket.predicted_s)
         way = _JobWay(job, content, take, ticket)
         self._events.call_soon_threadsafe(self._start, way)
+
+    def _placed(self, route: RouteRequest, now_s: float) -> Ticket:
+        """Return a ticket for a new job, which counts as offered work in any case. Raises `RefusedError`."""
+        is_late = False
+        try:
+            return self._router.pick(route, now_s)
+        except DeadlineUnattainableError:
+            is_late = True
+            raise
+        finally:
+            if self._scaler is not None:
+                self._scaler.note(self._router.work_s(route), is_late, now_s)
+
+    def wanted(self, count: int) -> int:
+        """Return how many replicas there should be, where ``count`` were wanted last; ``count`` without a range."""
+        if self._scaler is None:
+            return count
+        queue_s = self.queue_s()
+        with self._lock:
+            return self._scaler.wanted(time.monotonic(), count, len(self._tasks), queue_s)
+
+    def queue_s(self) -> float:
+        """Return the seconds of work in line, over all replicas."""
+        with self._lock:
+            return sum(each.all.prompt_tokens * each.cost.read_s for each in self._router.replicas.values())
 
     def spread(self, work: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
         """Begin some work with each replica that is here, soon; it handles its own errors."""

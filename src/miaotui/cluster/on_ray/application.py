@@ -29,7 +29,6 @@ from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
 from miaotui.cluster.on_ray.known import NAMED
 from miaotui.cluster.on_ray.scale import deployment_name, set_replicas
 from miaotui.cluster.open_pools import OpenPools
-from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_metrics import PoolMetrics
 from miaotui.cluster.transport.direct import ReplicaServer, tls_of_ray
 from miaotui.cluster.transport.served_replica import ServedReplica
@@ -180,8 +179,7 @@ class Ingress:
         while ranged:
             await asyncio.sleep(SCALE_S)
             for name, count in ranged.items():
-                pool = self._pools[name]
-                wanted = pool.wanted(count) if isinstance(pool, Pool) else count
+                wanted = self._pools[name].wanted(count)
                 if wanted == count:
                     continue
                 try:

@@ -1,8 +1,8 @@
 """Prefixes of prompts as hashes of their pages, and which replica holds which of them.
 
 Owns the hash of a page, which covers all tokens before it too, and, for each replica, the hashes that it is thought to
-hold, least recently used first to go. Knows no tokens beyond that. What a request will make a
-replica hold is noted when it is sent; replicas say themselves what they have evicted. Invariants: equal hashes mean equal tokens from the
+hold, least recently used first to go. Knows no tokens beyond that. What a request will make a replica hold is noted
+when it is sent; replicas say themselves what they have evicted. Invariants: equal hashes mean equal tokens from the
 start, within one namespace and adapter (64 bits of BLAKE2b: among a million pages two agree by chance with a
 probability of 3e-8, and then only a forecast is wrong); a replica never counts for more pages than it can keep.
 """

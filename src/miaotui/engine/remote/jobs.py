@@ -17,7 +17,7 @@ from miaotui.engine.jobs.admission import Job, JobAdmission, QueueLimits
 from miaotui.engine.jobs.job import PromisedJob
 from miaotui.engine.jobs.loop import JobLoop
 from miaotui.engine.turns import CoreTurns
-from miaotui.errors import RequestError
+from miaotui.errors import DeadlineUnattainableError, RequestError
 from miaotui.schedule.promises.cost import CostModel, CostRates
 from miaotui.types import Deadline
 
@@ -35,6 +35,9 @@ class JobDispatcher(Protocol):
 
         Raises `RefusedError` at once where no engine can keep its deadline.
         """
+
+    def ahead_s(self) -> float:
+        """Return the seconds of work that stand before a new job at the engine that has least."""
 
     def close(self) -> None:
         """End everything and wait until it has ended."""
@@ -83,6 +86,10 @@ class RemoteJobLoop(JobLoop[Job]):
             job.end(time.perf_counter(), self._stopping())
         self._dispatcher.close()
 
+    def ahead_s(self) -> float:
+        """Return the seconds of work that stand before a new job at the engine that has least."""
+        return self._dispatcher.ahead_s()
+
     def _send(self, job: Job, content: Content, take: Take) -> Job:
         """Send a job on its way. Raises `DeadlineUnattainableError` and `OverloadedError`."""
         now_s = time.perf_counter()
@@ -100,6 +107,10 @@ class RemoteJobLoop(JobLoop[Job]):
             return job
         try:
             self._dispatcher.dispatch(job, content, take)
+        except DeadlineUnattainableError:
+            self.admission.counts.refused += 1
+            job.cancel()
+            raise
         except BaseException:
             job.cancel()
             raise
