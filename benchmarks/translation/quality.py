@@ -7,8 +7,9 @@ DATA holds ``ntrex-en-zh``. Pairs are drawn with seed 0. Both engines get equal 
 one GGUF file (transformers' dequantized to float32), and choose greedily; ``first`` is the first answer,
 paired with transformers', ``checked`` the call's own result, with its checks and further attempts. Answers are kept in
 the cache, so that a run goes on where another one ended; a difference of BLEU is of the sentences that all have
-answered, with the interval of samples of sentences. Hostile texts are translated into the other language; loops
-and echoes are told by `hostile_texts`. Scores by sacrebleu, whose signature is printed. One JSON line last.
+answered, with the interval of samples of sentences. ``--transformers`` needs torch and accelerate. Hostile texts are
+translated into the other language; loops and echoes are told by `hostile_texts`. Scores by sacrebleu, whose signature
+is printed. One JSON line last.
 """
 
 from __future__ import annotations
