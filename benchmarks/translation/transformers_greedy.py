@@ -27,7 +27,8 @@ class GreedyTransformers:
     def answer(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return each prompt's answer in token ids, without its end."""
         with self.torch.inference_mode():
-            return self._answer(prompts)
+            answers = self._answer(prompts)
+        return answers
 
     def _answer(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         from transformers import DynamicCache
@@ -36,7 +37,8 @@ class GreedyTransformers:
         ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
         seen = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
         places = (seen.cumsum(-1) - 1).clamp(min=0)
-        cache, answers = DynamicCache(), [[] for _ in prompts]
+        cache: Any = DynamicCache()
+        answers: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # prompts that the batch has; some of them may have ended
         going = set(rows)
         while going:
