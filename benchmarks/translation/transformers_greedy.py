@@ -27,8 +27,7 @@ class GreedyTransformers:
     def answer(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return each prompt's answer in token ids, without its end."""
         with self.torch.inference_mode():
-            answers = self._answer(prompts)
-        return answers
+            return self._answer(prompts)
 
     def _answer(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         from transformers import DynamicCache
