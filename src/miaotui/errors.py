@@ -13,6 +13,7 @@
     │   ├── PromptTooLongError      the prompt does not fit the model's context
     │   │   └── InputTooLongError   one of several texts does not; it is a FieldError too
     │   ├── AudioError              a recording cannot be read: no sound, damaged, too long
+    │   ├── QuotaError              a caller keeps as much as it may
     │   ├── ConversationMissingError    there is none of that id, or it is another caller's
     │   └── MissingLibraryError     it needs a library that is not installed
     ├── RefusedError                the request is sound, but is not taken on now
@@ -86,6 +87,10 @@ class InputTooLongError(FieldError, PromptTooLongError):
 
 class AudioError(RequestError):
     """A recording cannot be read: it is of no known format, damaged, empty or too long."""
+
+
+class QuotaError(RequestError):
+    """A caller keeps as much as it may: the text says what to delete."""
 
 
 class ConversationMissingError(RequestError):

@@ -20,6 +20,7 @@ from typing import Any
 
 from miaotui.config import cache_error, make_folder
 from miaotui.errors import CacheError, ConversationMissingError, RequestError
+from miaotui.retrieval.answers.erasing import empty_log
 
 MAX_MESSAGE_CHARS = 4_000
 MAX_TURNS = 1_000
@@ -165,6 +166,24 @@ class ConversationStore:
         with self._lock:
             return list(self._db.execute(query, (conversation.id,)))
 
+    def delete(self, conversation: Conversation) -> None:
+        """Delete a conversation with its turns and ratings, from all files."""
+        with self._changing() as db:
+            db.execute("DELETE FROM conversations WHERE id = ?", (conversation.id,))
+        self._empty_log()
+
+    def delete_all(self, namespace: str) -> int:
+        """Delete all conversations of a namespace, from all files. Returns how many there were."""
+        with self._changing() as db:
+            count = db.execute("DELETE FROM conversations WHERE namespace = ?", (namespace,)).rowcount
+        self._empty_log()
+        return count
+
+    def _empty_log(self) -> None:
+        with self._lock:
+            if self.path is not None:
+                empty_log(self._db)
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -207,7 +226,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     name = ":memory:" if path is None else path
     db = sqlite3.connect(name, 5.0, check_same_thread=False, isolation_level=None)
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
         db.execute(f"PRAGMA {pragma}").fetchall()
     db.executescript(_TABLES)
     return db

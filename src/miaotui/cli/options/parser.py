@@ -33,6 +33,7 @@ from miaotui.cli.options.tasks import (
     summarize_options,
     translate_options,
 )
+from miaotui.cli.options.tenants import tenant_options
 from miaotui.cli.output import messages
 from miaotui.hub.catalog import DEFAULT_MODEL
 
@@ -327,6 +328,7 @@ COMMANDS = (
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
     Command("cluster", "serve models over several machines", "ACTION [...]", range(1, 100), cluster_options, "cluster"),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
+    Command("tenant", "share a server among tenants", "ACTION [...]", range(1, 4), tenant_options, "tenants"),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
     Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),

@@ -16,12 +16,14 @@ from miaotui.cli.output.help_zh_cluster import CLUSTER_HELP
 from miaotui.cli.output.help_zh_dmlm import DMLM_HELP
 from miaotui.cli.output.help_zh_learning import LEARNING_HELP
 from miaotui.cli.output.help_zh_optimize import OPTIMIZE_HELP
+from miaotui.cli.output.help_zh_tenants import TENANTS_HELP
 from miaotui.hub.catalog import DEFAULT_MODEL
 
 HELP = {
     **BENCH_HELP,
     **CLUSTER_HELP,
     **OPTIMIZE_HELP,
+    **TENANTS_HELP,
     **LEARNING_HELP,
     **DMLM_HELP,
     # the overview and the commands

@@ -2,8 +2,9 @@
 
 Owns the tables, eviction, and recovery when the file is damaged, locked or on a full disk. Knows neither questions
 nor models: keys are digests, payloads are bytes. Invariants: a row that does not match its checksum is never
-returned; a damaged file is put aside and a new one begun, so no caller ever fails for it. Write-ahead logging: a
-killed process leaves the file whole.
+returned; a damaged file is put aside and a new one begun, so no caller ever fails for it; what was dropped by name is
+in no file any more when the call returns (`PRAGMA secure_delete`, and the write-ahead log is emptied). Write-ahead
+logging: a killed process leaves the file whole.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import TypeVar
 
 from miaotui.config import cache_error, make_folder
 from miaotui.errors import CacheError
+from miaotui.retrieval.answers.erasing import empty_log
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2  # 2: with the indexes that an answer is from
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, scope BLOB NOT NULL, namespace BLOB NOT NULL,
@@ -35,11 +37,17 @@ CREATE TABLE IF NOT EXISTS bands (
   band INTEGER NOT NULL, answer INTEGER NOT NULL REFERENCES answers (id) ON DELETE CASCADE,
   PRIMARY KEY (band, answer)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS bands_answer ON bands (answer);
+CREATE TABLE IF NOT EXISTS grounds (
+  ground BLOB NOT NULL, answer INTEGER NOT NULL REFERENCES answers (id) ON DELETE CASCADE,
+  PRIMARY KEY (ground, answer)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS grounds_answer ON grounds (answer);
+CREATE INDEX IF NOT EXISTS answers_namespace ON answers (namespace);
 """
 _ROW_BYTES, _BAND_BYTES = 300, 60  # about what a row and its indexes take besides its texts
 _USED_EVERY_S = 60.0  # how stale the time of last use may be: reads should not all write
 _RECOUNT = 256  # puts between two counts of all bytes; other processes may share the file
 _MOST_NEAR = 256
+DAMAGED = ".damaged"  # after the name of a file that was put aside
 T = TypeVar("T")
 
 
@@ -63,6 +71,7 @@ class AnswerEntry:
     payload: bytes
     question: str | None = None  # only if it may serve similar ones
     bands: Sequence[int] = ()
+    grounds: Sequence[bytes] = ()  # indexes that it was made from
 
     @property
     def size(self) -> int:
@@ -125,10 +134,18 @@ class AnswerStore:
             return False
         return self._guarded(lambda: self._put(entry), False)
 
+    def drop(self, key: bytes) -> bool:
+        """Drop one answer, from all files. Returns whether there was one."""
+        return self._guarded(lambda: self._erase("DELETE FROM answers WHERE key = ?", key), 0) > 0
+
     def drop_namespace(self, namespace: bytes) -> int:
-        """Drop all answers of one namespace. Returns how many there were."""
-        query = "DELETE FROM answers WHERE namespace = ?"
-        return self._guarded(lambda: self._delete(query, namespace), 0)
+        """Drop all answers of one namespace, from all files. Returns how many there were."""
+        return self._guarded(lambda: self._erase("DELETE FROM answers WHERE namespace = ?", namespace), 0)
+
+    def drop_ground(self, ground: bytes) -> int:
+        """Drop all answers that were made from an index, from all files. Returns how many there were."""
+        query = "DELETE FROM answers WHERE id IN (SELECT answer FROM grounds WHERE ground = ?)"
+        return self._guarded(lambda: self._erase(query, ground), 0)
 
     def close(self) -> None:
         """Close the file. Closing twice does nothing."""
@@ -196,6 +213,8 @@ class AnswerStore:
             ).lastrowid
             bands = [(band, number) for band in set(entry.bands)]
             self._db.executemany("INSERT INTO bands VALUES (?, ?)", bands)
+            grounds = [(ground, number) for ground in set(entry.grounds)]
+            self._db.executemany("INSERT INTO grounds VALUES (?, ?)", grounds)
         self._puts += 1
         self._bytes += entry.size
         if self._bytes > self.max_bytes or self._puts % _RECOUNT == 0:
@@ -227,13 +246,23 @@ class AnswerStore:
         with self._db:
             return self._db.execute(query, values).rowcount
 
+    def _erase(self, query: str, *values: object) -> int:
+        """Delete rows, and every trace of them: in the file, in its log, and in a damaged one that was put aside."""
+        count = self._delete(query, *values)
+        if self.path is not None:
+            self.path.with_name(self.path.name + DAMAGED).unlink(missing_ok=True)
+            empty_log(self._db)
+        return count
+
     # the file -------------------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
         db = _connect(self.path)
         try:
             found = db.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _FORMAT):
+            if found == 1:  # its answers do not say which indexes they are from, and could not be deleted with those
+                db.executescript("DROP TABLE IF EXISTS bands; DROP TABLE IF EXISTS answers; VACUUM;")
+            elif found not in (0, _FORMAT):
                 raise sqlite3.DatabaseError(f"format {found} is not {_FORMAT}")
             db.executescript(_TABLES)
             db.execute(f"PRAGMA user_version = {_FORMAT}")
@@ -251,7 +280,7 @@ class AnswerStore:
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             if self.path.exists():
-                os.replace(self.path, self.path.with_name(self.path.name + ".damaged"))
+                os.replace(self.path, self.path.with_name(self.path.name + DAMAGED))
         return self._open()
 
 
@@ -260,7 +289,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # questions are private
     db = sqlite3.connect(":memory:" if path is None else path, 2.0, check_same_thread=False)
     try:
-        for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL"):
+        for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
             db.execute(f"PRAGMA {pragma}").fetchall()
         db.execute("PRAGMA foreign_keys = ON")
         if path is None:

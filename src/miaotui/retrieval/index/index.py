@@ -107,7 +107,35 @@ class Index(Closing):
         return self.add(given)
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete documents, or single passages, by id; return how many passages are gone."""
+        """Delete documents, or single passages, by id; return how many passages are gone.
+
+        They are gone from the files too when this returns, see `purge`.
+        """
+        gone = self._delete(ids)
+        if gone:
+            self.purge()
+        return gone
+
+    def purge(self) -> int:
+        """Remove deleted and replaced passages from the files; return how many others were written anew for that.
+
+        Takes time in proportion to the segments that hold any: up to that of indexing the partition.
+        """
+        with self._writing:
+            self._take_lock()
+            try:
+                written = sum(each.rewrite(lambda passage: row_of(passage, self.analyzer)) for each in self._partitions)
+            except BaseException:
+                for partition in self._partitions:
+                    partition.abandon()
+                raise
+            finally:
+                self._changed_s = time.monotonic()
+        with self._cache_lock:
+            self._cache.clear()
+        return written
+
+    def _delete(self, ids: Iterable[str]) -> int:
         gone = 0
         with self._changing():
             for key in ids:

@@ -191,6 +191,28 @@ class PassageVectors:
                 self._save()
             return done
 
+    def purge(self) -> None:
+        """Delete the vectors of passages that are gone from memory and from the files; makes none.
+
+        The graph is built anew from the vectors that stay, since the library keeps a removed one's numbers.
+        """
+        with self._updating:
+            if self._note_stamp() != self._stamp:
+                self._load()
+            live = {_key(passage) for passage in self._accepted()}
+            with self._lock:
+                gone = self._passages.keys() - live
+            if self._graph is None or not gone:
+                return
+            self._drop(live)
+            with self._lock:
+                keys = [(key << _NUMBER_BITS) + n for key, (_, count) in self._passages.items() for n in range(count)]
+                whole, self._graph = self._graph, _graph_of(self._graph.ndim)
+                if keys:
+                    wanted = np.array(keys, np.uint64)
+                    self._graph.add(wanted, np.asarray(whole.get(wanted), np.int8))
+            self._save()
+
     # ---- making ----------------------------------------------------------------------------------
 
     def _accepted(self) -> Iterator[Document]:
