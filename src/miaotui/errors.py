@@ -22,6 +22,7 @@
     ├── DocumentIndexError          an index of documents cannot be used: damaged, or no room
     │   ├── IndexMissingError       there is none of that name
     │   └── IndexBusyError          another process is writing to it
+    ├── EncryptionKeyError          a file is encrypted, and its key is missing, another one, or the file is damaged
     ├── UnsupportedCpuError         the kernels cannot be compiled for this processor
     └── EngineError                 a bug or a fault inside the engine; the request failed
         └── ReplicaLostError    a process that computed it has died or cannot be reached
@@ -131,6 +132,10 @@ class IndexMissingError(DocumentIndexError):
 
 class IndexBusyError(DocumentIndexError):
     """Another process is writing to the index of documents."""
+
+
+class EncryptionKeyError(MiaotuiError):
+    """A file is encrypted, and its key is missing or another one, or the file is damaged."""
 
 
 class UnsupportedCpuError(MiaotuiError):

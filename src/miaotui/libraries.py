@@ -14,6 +14,7 @@ from miaotui.errors import MissingLibraryError
 
 EXTRAS = {
     "av": "speech",
+    "cryptography": "encryption",
     "jax": "jax",
     "opencc": "speech",
     "openvino": "openvino",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # of 500 bytes become five segments instead of ten, and are searched the faster.
 _HEAP_BYTES = 1_000_000_000
 _FULL = ("No space left", "File too large", "os error 28", "os error 27", "Quota exceeded")
-_SEGMENT_FILE = re.compile(r"[0-9a-f]{32}\.")
+SEGMENT_FILE = re.compile(r"[0-9a-f]{32}\.")
 _DIED = "writer was killed"  # how the library says that a write failed in one of its threads
 
 
@@ -112,7 +112,7 @@ class Partition:
             meta = json.loads((self.folder / "meta.json").read_bytes())
             used = {segment["segment_id"].replace("-", "") for segment in meta["segments"]}
             for path in self.folder.iterdir():
-                if _SEGMENT_FILE.match(path.name) and path.name[:32] not in used:
+                if SEGMENT_FILE.match(path.name) and path.name[:32] not in used:
                     with suppress(PermissionError):  # Windows keeps what is read; the next commit removes it
                         path.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from miaotui.errors import DocumentIndexError, IndexMissingError, RequestError
 from miaotui.retrieval.index.schema import RANKED, WEIGHTS
 from miaotui.retrieval.query.analysis import Analyzer
 
-FORMATS = (1, 2)  # 2: with vectors beside it; versions that know 1 alone refuse it
+FORMATS = (1, 2, 3)  # 2: with vectors beside it, 3: encrypted; versions that know earlier ones alone refuse it
 MAX_PARTITIONS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 INDEX_FILE = "index.json"
@@ -41,6 +41,7 @@ class IndexSettings:
     remotes: tuple[str, ...] = ()
     timeout_s: float = 2.0
     uid: str = field(default_factory=lambda: secrets.token_hex(4))
+    sealed: bool = False  # whether its files are encrypted
 
     def __post_init__(self) -> None:
         Analyzer(self.language)
@@ -103,10 +104,17 @@ def write_plan(folder: Path, plan: IndexSettings, make: Callable[[Path], None]) 
         raise RequestError(f"there is an index in {folder} already. Choose another name")
     make_folder(folder)
     for path in plan.folders(folder):
-        if (path / "meta.json").exists():  # a creation that was interrupted, hence empty
-            continue
+        if (path / "meta.json").exists() or (path / "manifest.sealed").exists():
+            continue  # of a creation that was interrupted, hence empty
         make(path)
-    _write(folder, {"format": FORMATS[0], **asdict(plan)})
+    write_settings(folder, plan)
+
+
+def write_settings(folder: Path, plan: IndexSettings) -> None:
+    """Write the file that makes a folder an index. Raises `CacheError`."""
+    values = asdict(plan)
+    sealed = values.pop("sealed")
+    _write(folder, {"format": FORMATS[-1], **values, "sealed": True} if sealed else {"format": FORMATS[0], **values})
 
 
 def raise_format(folder: Path, wanted: int) -> None:
