@@ -1,4 +1,4 @@
-"""The options of ``miaotui tenant``.
+"""The options of ``miaotui tenant`` and ``miaotui encryption``.
 
 Owns their names, meanings and forms. Knows no server.
 """
@@ -25,6 +25,17 @@ def tenant_options(parser: argparse.ArgumentParser) -> None:
     _limits(parser.add_argument_group("limits of all keys of the tenant together; 0: none"))
     _lists(parser.add_argument_group("what it may use; repeatable, and - for none"))
     _files(parser.add_argument_group("files of a server in which removing deletes too"))
+
+
+def encryption_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui encryption``."""
+    parser.epilog = (
+        "ACTION is key FILE, which puts a new master key before those of FILE, or rotate, which wraps the keys of all "
+        "indexes, and of the files given, under the first key of the environment's file. See docs/tenants.md."
+    )
+    add = parser.add_argument
+    add("--answer-cache", metavar="FILE", help="the cache of answers")
+    add("--support-store", metavar="FILE", help="the conversations of the customer service")
 
 
 def _limits(group: argparse._ArgumentGroup) -> None:

@@ -1,7 +1,7 @@
 """Help of ``miaotui tenant`` in Chinese, a part of `help_zh`.
 
-Owns these texts. Knows no parser. Invariant: every key is a text of `cli.options.tenants`, or an option of
-``miaotui serve`` about tenants.
+Owns these texts. Knows no parser. Invariant: every key is a text of `cli.options.tenants`, or one of ``miaotui serve``
+and ``miaotui index`` about tenants, deletion and encryption.
 """
 
 from __future__ import annotations
@@ -31,4 +31,17 @@ TENANTS_HELP = {
     "let in keys of the tenants of this file; see miaotui tenant": "接受此文件中各租户的密钥；见 miaotui tenant",
     "of one file, which is then put aside (default: 64)": "单个文件的 MB 数，超过后另存（默认：64）",
     "that were put aside and are kept (default: 9)": "保留的旧文件个数（默认：9）",
+    "ACTION is one of create, add, delete, update, purge, encrypt, remove, stats, list. NAME names an index in "
+    "miaotui's folder; with a slash in it, it is a folder. After NAME, add and update take files and folders (.txt .md "
+    ".html .jsonl .csv .tsv .pdf), delete takes ids. add makes the index if there is none. purge clears files of what "
+    "was replaced; remove deletes the index; encrypt needs a master key, see docs/tenants.md.": "ACTION 是 create、add、"
+    "delete、update、purge、encrypt、remove、stats、list 之一。NAME 是 miaotui 文件夹中索引的名称；含斜杠则表示文件夹。add 和 "
+    "update 在 NAME 之后跟文件或文件夹（.txt .md .html .jsonl .csv .tsv .pdf），delete 跟编号。索引不存在时 add 会新建。purge 从文件"
+    "中清除被替换的内容；remove 删除索引；encrypt 需要主密钥，见 docs/zh/tenants.md。",
+    "make and change master keys": "生成与更换主密钥",
+    "ACTION is key FILE, which puts a new master key before those of FILE, or rotate, which wraps the keys of all "
+    "indexes, and of the files given, under the first key of the environment's file. See docs/tenants.md.": (
+        "ACTION 为 key FILE（在 FILE 已有的主密钥之前加入新的主密钥），或 rotate（用环境变量所指文件中的第一个主密钥重新封装全部"
+        "索引及所给文件的密钥）。见 docs/zh/tenants.md。"
+    ),
 }

@@ -171,6 +171,13 @@ TENANT_ANSWERS_LEFT = CliMessage(
     "如果服务器缓存回答，请用 --answer-cache 指明其文件，否则那些回答不会被删除",
 )
 
+MASTER_KEY_MADE = CliMessage(
+    "{path} begins with the new master key {id}. Keep a copy elsewhere: without it what is encrypted is lost. Name the "
+    "file: {variable}={path}",
+    "{path} 的第一行是新的主密钥 {id}。请另存一份：没有它，加密的内容将无法恢复。请设置 {variable}={path}",
+)
+REWRAPPED = CliMessage("the keys of {count} files are wrapped under {id} now", "{count} 个文件的密钥已用 {id} 重新封装")
+
 # ---- recordings ----------------------------------------------------------------------------------
 
 TRANSCRIBED = CliMessage(

@@ -20,6 +20,7 @@ from miaotui.retrieval.answers.key import AnswerKey, ground_digest, may_keep, na
 from miaotui.retrieval.answers.similarity import likeness, marks_agree, read
 from miaotui.retrieval.answers.store import AnswerEntry, AnswerStore
 from miaotui.retrieval.minhash import band_keys
+from miaotui.sealing.master_keys import MasterKeys
 
 __all__ = ["AnswerCache", "AnswerKey", "CacheCounts", "CacheOptions", "CacheState", "Found", "may_keep"]
 
@@ -81,7 +82,8 @@ class AnswerCache:
     def __init__(self, options: CacheOptions | None = None, clock: Callable[[], float] = time.time) -> None:
         self.options = options or CacheOptions()
         self._clock = clock
-        self._store = AnswerStore(self.options.path, self.options.max_bytes, self.options.max_age_s, clock)
+        keys = None if self.options.path is None else MasterKeys.from_env()
+        self._store = AnswerStore(self.options.path, self.options.max_bytes, self.options.max_age_s, clock, keys)
         self._lock = threading.Lock()
         self._hits = self._near = self._misses = self._kept = 0
         self._gone: set[str] = set()
@@ -92,7 +94,7 @@ class AnswerCache:
         kept, how, alike = self._store.get(asking.key()), "hit", 1.0
         if kept is None and (best := self._most_alike(asking)) is not None:
             key, alike = best
-            kept, how = self._store.get(key), "near"
+            kept, how = self._store.get_near(key), "near"
         self._note(how if kept is not None else "miss")
         if kept is None:
             return None

@@ -206,6 +206,15 @@ class Index(Closing):
         for partition in self._partitions:
             partition.snapshot()
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other processes, and threads, from changing the index; merges have ended."""
+        with self._writing:
+            self._take_lock()
+            for partition in self._partitions:
+                partition.close()
+            yield
+
     def _take_lock(self) -> None:
         if self._held is not None:
             return

@@ -20,6 +20,7 @@ from miaotui.retrieval.index.partition import SEGMENT_FILE, Partition
 from miaotui.retrieval.index.snapshot import Snapshot
 from miaotui.sealing.memory_folder import MemoryFolder
 from miaotui.sealing.seal import Seal, sealed_path
+from miaotui.sealing.sealed_file import SUFFIX
 
 _MANIFEST, _META, _MANAGED = "manifest", "meta.json", ".managed.json"
 _CHUNK_BYTES = 1 << 20
@@ -135,11 +136,13 @@ class SealedPartition(Partition):
         return status.st_mtime_ns, status.st_ino
 
 
-def seal_files(source: Path, disk: Path, seal: Seal, known: frozenset[str]) -> frozenset[str]:
+def seal_files(
+    source: Path, disk: Path, seal: Seal, known: frozenset[str], *, keep_plain: bool = False
+) -> frozenset[str]:
     """Seal the committed state of the library's folder ``source`` into ``disk``; return the names of its files.
 
-    Files in ``known`` are sealed already, and never change. Everything else in ``disk`` goes. Raises
-    `FileNotFoundError` where a merge replaced files meanwhile.
+    Files in ``known`` are sealed already, and never change. Everything else in ``disk`` goes, but for plain files with
+    ``keep_plain``. Raises `FileNotFoundError` where a merge replaced files meanwhile.
     """
     meta = (source / _META).read_text(encoding="utf-8")
     used = {segment["segment_id"].replace("-", "") for segment in json.loads(meta)["segments"]}
@@ -157,9 +160,16 @@ def seal_files(source: Path, disk: Path, seal: Seal, known: frozenset[str]) -> f
     seal.write(disk / _MANIFEST, [json.dumps(manifest).encode()])
     kept = {sealed_path(disk / name).name for name in (*names, _MANIFEST)}
     for path in disk.iterdir():
-        if path.name not in kept and path.is_file():
+        if path.name not in kept and path.is_file() and not (keep_plain and not path.name.endswith(SUFFIX)):
             path.unlink(missing_ok=True)
     return names
+
+
+def remove_plain(disk: Path) -> None:
+    """Delete the plain files of a partition that is sealed."""
+    for path in disk.iterdir():
+        if path.is_file() and not path.name.endswith(SUFFIX):
+            path.unlink(missing_ok=True)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from miaotui.errors import FieldError, RequestError
 from miaotui.retrieval.document import Document, Results
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.ingest.pdf_text import decoded_file, pdf_text_apart
+from miaotui.retrieval.meaning.vector_files import remove_vectors
 from miaotui.retrieval.query.shares import shares_of
 from miaotui.serve.documents.indexes_wire import (
     AddDocuments,
@@ -210,7 +211,9 @@ async def delete(http: HttpRequest) -> Response:
         count = index.delete([key])
         if count:
             services.forget_answers(caller, name)
-            if services.meaning is not None:
+            if services.meaning is None:
+                remove_vectors(index.folder)  # without an embedder they cannot be told apart
+            else:
                 services.meaning.drop_deleted(index)
         return {"id": key, "deleted": count > 0, "passages": count, "version": index.version}
 
