@@ -21,7 +21,7 @@ from miaotui.errors import DocumentIndexError, IndexBusyError
 from miaotui.libraries import need
 from miaotui.retrieval.document import Document
 from miaotui.retrieval.index import schema
-from miaotui.retrieval.index.snapshot import Segment, Snapshot
+from miaotui.retrieval.index.snapshot import SegmentCounts, Snapshot
 
 if TYPE_CHECKING:
     import tantivy
@@ -182,9 +182,9 @@ class Partition:
             return Snapshot(searcher, self._schema, int(meta["opstamp"]), list(map(_segment, meta["segments"])))
 
 
-def _segment(described: Mapping[str, Any]) -> Segment:
+def _segment(described: Mapping[str, Any]) -> SegmentCounts:
     dead = (described.get("deletes") or {}).get("num_deleted_docs", 0)
-    return Segment(int(described["max_doc"]) - int(dead), int(dead))
+    return SegmentCounts(int(described["max_doc"]) - int(dead), int(dead))
 
 
 @contextmanager

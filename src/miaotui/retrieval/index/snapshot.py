@@ -48,7 +48,7 @@ class _Candidate:
     address: tantivy.DocAddress
 
 
-class Segment(NamedTuple):
+class SegmentCounts(NamedTuple):
     """Passages of one segment that can be found, and those that were deleted or replaced."""
 
     alive: int
@@ -59,7 +59,7 @@ class Snapshot:
     """State of a partition. Safe to use from several threads."""
 
     def __init__(
-        self, searcher: tantivy.Searcher, schema: tantivy.Schema, version: int, segments: Sequence[Segment]
+        self, searcher: tantivy.Searcher, schema: tantivy.Schema, version: int, segments: Sequence[SegmentCounts]
     ) -> None:
         self._searcher, self._schema = searcher, schema
         self.version = version

@@ -47,14 +47,7 @@ def routes() -> list[Endpoint]:
     """Return the routes of this module."""
     return [
         Endpoint("/v1/indexes", "GET", list_indexes, "List the indexes", answer=IndexList),
-        Endpoint(
-            _INDEX_PATH,
-            "DELETE",
-            remove,
-            "Delete an index with all its files",
-            answer=DeletedIndex,
-            parameters=_NAME_FIELD,
-        ),
+        Endpoint(_INDEX_PATH, "DELETE", remove, "Delete an index", answer=DeletedIndex, parameters=_NAME_FIELD),
         Endpoint(
             f"{_INDEX_PATH}/documents",
             "POST",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Allowance:
-    """What one caller may use. None: all that the server has.
+    """Names and sizes that one caller is allowed. None: all that the server has.
 
     ``adapters`` are pairs: the name by which the caller asks, and the name by which the server loaded the adapter.
     ``indexes``, ``graphs`` and ``recommenders`` are those that the operator made for several callers.

@@ -28,7 +28,7 @@ from miaotui.types import namespace_number
 MOST_BYTES = 8 << 20
 MOST_TENANTS, MOST_KEYS = 1_000, 4_096  # in one file; each request is compared with all keys
 MOST_NAMES = 1_000  # in one list of a tenant
-_DIGEST = re.compile(r"sha256-([0-9a-f]{64})")
+_KEY_HASH = re.compile(r"sha256-([0-9a-f]{64})")
 _LIFE = re.compile(r"[0-9a-f]{16}")
 _LISTS = ("models", "indexes", "graphs", "recommenders")
 
@@ -178,7 +178,7 @@ def _tenant(name: Any, values: Any) -> Tenant:
 
 def _key(values: Any, where: str) -> TenantKey:
     found = _mapping(values, where, ("name", "hash", "admin"))
-    digest = _DIGEST.fullmatch(str(found.get("hash")))
+    digest = _KEY_HASH.fullmatch(str(found.get("hash")))
     if digest is None:
         raise RequestError(f"{where}.hash: expected sha256- and 64 hex digits: `miaotui tenant key` makes a key")
     if not isinstance(found.get("admin", False), bool):
