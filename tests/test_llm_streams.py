@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import miaotui
 from miaotui.kernels.runtime import compiled
 from miaotui.llm import LLM
-from python_entry import but_times, in_flight, wait_until
+from python_entry import but_times, held_passes, in_flight, wait_until
 from tiny_models import make_tiny_folder
 
 
@@ -62,16 +61,16 @@ def test_a_stream_is_the_completion_in_pieces(llm: LLM) -> None:
 
 
 def test_pieces_come_before_the_end(path: Path) -> None:
-    with miaotui.load(path, most_passes=1, speculate=False) as llm:
-        run = llm.loop.engine.backend.run
-
-        def slowly(*how: Any) -> Any:
-            time.sleep(0.01)
-            return run(*how)
-
-        llm.loop.engine.backend.run = slowly  # type: ignore[method-assign]
-        pieces = list(llm.stream("Go", max_tokens=12, ignore_eos=True))
-    assert len(pieces) > 6
+    with (
+        miaotui.load(path, most_passes=1, speculate=False) as llm,
+        held_passes(llm.loop.engine.backend, after=6) as go_on,
+    ):
+        pieces = []
+        for delta in llm.stream("Go", max_tokens=12, ignore_eos=True):
+            pieces.append(delta)
+            go_on.set()
+    assert sum(len(delta.token_ids) for delta in pieces) == 12
+    assert 0 < len(pieces[0].token_ids) <= 6
 
 
 def test_leaving_a_stream_cancels_it(llm: LLM) -> None:

@@ -17,6 +17,7 @@ from miaotui.seq2seq.model import Seq2Seq
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.seq2seq.models import Seq2SeqModels
+from python_entry import held_passes
 from seq2seq_files import SENTENCES, marian_folder
 from tiny_engine import settings_in
 
@@ -83,10 +84,19 @@ def test_a_streamed_completion_is_the_whole_one(server: Serving) -> None:
 @pytest.mark.parametrize("sampling", [{"temperature": 1.5, "seed": 3}, {"temperature": 0.7, "seed": 9}])
 def test_tokens_of_a_search_without_beams_come_as_they_are_written(server: Serving, sampling: dict[str, Any]) -> None:
     whole = sound(post(server, "/v1/completions", prompt=ENGLISH, **sampling))["choices"]
-    streamed = post(server, "/v1/completions", prompt=ENGLISH, stream=True, **sampling).text
-    lines = [line.removeprefix("data: ") for line in streamed.split("\n\n") if line.startswith("data: {")]
-    pieces = [json.loads(line)["choices"][0] for line in lines]
-    assert len(pieces) > 2 * len(ENGLISH)
+    backend = server.services.seq2seq["en-de"].model.loop.model.backend
+    request = {"prompt": ENGLISH, "stream": True, **sampling}
+    pieces = []
+    with (
+        held_passes(backend, after=4) as go_on,
+        httpx.stream("POST", server.url + "/v1/completions", json=request, timeout=60) as answer,
+    ):
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                pieces.append(json.loads(line.removeprefix("data: "))["choices"][0])
+                go_on.set()
+    assert pieces[0]["text"]
+    assert pieces[0]["finish_reason"] is None
     for index, choice in enumerate(whole):
         own = [each for each in pieces if each["index"] == index]
         assert "".join(each["text"] for each in own) == choice["text"]

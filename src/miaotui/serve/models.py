@@ -185,10 +185,16 @@ class Running:
             account.model = model
 
     def left(self, model: str, request: Request) -> None:
-        """Count what it answered too, and note that it is over."""
-        if not PROBING.get():
-            self._ended.append((model, request))
+        """Count what it answered too, and note that it is over.
+
+        One that is left while it is tried counts nothing: another model takes its place.
+        """
         _, account = self._open.pop((model, request.number), (request, None))
+        if PROBING.get():
+            if account is not None:
+                account.use(prompt=-request.prompt_tokens)
+            return
+        self._ended.append((model, request))
         if account is None:
             return
         account.use(answer=len(request.token_ids), cached=request.cached_tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -95,6 +96,7 @@ def workers(count: int, run: Callable[[Worker, Any], None], job: Any, threads: i
 
 
 def _work(run: Callable[[Worker, Any], None], job: Any, worker: Worker, store: str, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends the others
     with _group(worker, Path(store), threads) as here:
         run(here, job)
 
