@@ -28,7 +28,7 @@ PASSAGE_WORDS = 80
 
 def passages(count: int) -> Iterator[Document]:
     """Yield documents of one passage each, the same ones in each call."""
-    drawn = random.Random(7)  # noqa: S311  (made-up text)
+    drawn = random.Random(7)
     weights = [1 / (rank + 1) for rank in range(WORDS)]
     for number in range(count):
         words = drawn.choices(range(WORDS), weights, k=PASSAGE_WORDS)
@@ -52,9 +52,9 @@ def measured(folder: Path, count: int) -> dict[str, Any]:
     index.close()
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     open_s = seconds(lambda: Index.open(folder).close(), 5)
-    search_s = seconds(lambda: index.search(f"w5 w{random.randrange(WORDS)}"), 50)  # noqa: S311  (as above)
+    search_s = seconds(lambda: index.search(f"w5 w{random.randrange(WORDS)}"), 50)
     add_s = seconds(lambda: index.add([Document("one more", "a short text")]), 5)
-    delete_s = seconds(lambda: index.delete([str(random.randrange(count))]), 3)  # noqa: S311  (as above)
+    delete_s = seconds(lambda: index.delete([str(random.randrange(count))]), 3)
     index.close()
     return {
         "load_s": load_s,
