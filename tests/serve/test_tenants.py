@@ -21,7 +21,7 @@ from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.serve.app import ROUTES
 from miaotui.serve.documents.index_registry import IndexRegistry
-from miaotui.serve.middleware.keys import Keyring
+from miaotui.serve.middleware.keys import Caller, Keyring
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.operations import Operations
@@ -230,7 +230,7 @@ def test_the_audit_names_tenant_key_and_end_without_text_and_rotates(tenants: Te
 
 
 def test_a_tenant_that_is_gone_is_let_in_no_more_and_leaves_nothing_in_memory(tmp_path: Path) -> None:
-    path, gone, clock = tmp_path / "tenants.yaml", [], [0.0]
+    path, gone, clock = tmp_path / "tenants.yaml", list[Caller](), [0.0]
     (acme, acme_key), (beta, beta_key) = tenant("acme"), tenant("beta")
     write_tenants(path, [acme, beta])
     ring = Keyring(path, read=read_callers, on_gone=gone.append, clock=lambda: clock[0])

@@ -31,6 +31,7 @@ from miaotui.retrieval.answers.calibrate import NearRule, calibrate, read_pairs
 from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
 from miaotui.retrieval.index.index import Index
 from miaotui.schedule.promises.admission import AdmissionLimits
+from miaotui.sealing.master_keys import MasterKeys
 from miaotui.serve import LOG
 from miaotui.serve.adapters import load_adapters
 from miaotui.serve.app import create_app
@@ -89,6 +90,7 @@ def open_services(
     speech: Mapping[str, RunningRecogniser] | None = None,
 ) -> Services:
     """Make all parts of a server. Call it in the event loop. Raises a `MiaotuiError` for unusable files."""
+    MasterKeys.from_env()  # a wrong one is known now, not when an index is opened
     registry = EncoderRegistry(encoders, encoder_budget_bytes(settings), chat_names=loops.keys)
     targets, recognisers = Seq2SeqModels(seq2seq), SpeechModels(speech)
     models = ServedModels(encoder_names=registry.keys, seq2seq_names=targets.keys, speech_names=recognisers.keys)

@@ -174,7 +174,12 @@ class Partition:
             while True:
                 stamp = self._stamp()
                 meta = json.loads((self.folder / "meta.json").read_bytes())
-                self._index.reload()
+                try:
+                    self._index.reload()
+                except ValueError:  # files of an earlier state, which another process has just replaced
+                    if self._stamp() == stamp:
+                        raise
+                    continue
                 searcher = self._index.searcher()
                 if self._stamp() == stamp:
                     break

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from miaotui.config import cache_error, make_folder
-from miaotui.errors import DocumentIndexError
+from miaotui.errors import CacheError, DocumentIndexError
 from miaotui.libraries import need
 from miaotui.retrieval.index import schema
 from miaotui.retrieval.index.partition import SEGMENT_FILE, Partition
 from miaotui.retrieval.index.snapshot import Snapshot
-from miaotui.sealing.memory_folder import MemoryFolder
+from miaotui.sealing.memory_folder import VARIABLE, MemoryFolder
 from miaotui.sealing.seal import Seal, sealed_path
 from miaotui.sealing.sealed_file import SUFFIX
 
@@ -124,7 +124,10 @@ class SealedPartition(Partition):
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise cache_error(error, self._memory.path) from error
+            raise CacheError(
+                f"no room to open an encrypted index in memory at {self._memory.path.parent}: {error.strerror}. Make "
+                f"that file system larger (in a container, its shared memory), or set {VARIABLE} to another one"
+            ) from error
         finally:
             part.unlink(missing_ok=True)
 

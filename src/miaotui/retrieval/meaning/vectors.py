@@ -78,7 +78,7 @@ class PassageVectors:
         self._folder = index.folder / space.folder
         self._files = VectorFiles(self._folder, index.seal)
         self._lock = threading.Lock()  # of what follows
-        self._updating = threading.Lock()
+        self._updating, self._purging = threading.Lock(), threading.Event()
         self._passages: dict[int, tuple[str, int]] = {}  # key of a passage: its id, number of its vectors
         self._names: dict[str, int] = {}
         self._mark = 0  # all keys, combined by exclusive or
@@ -197,7 +197,9 @@ class PassageVectors:
 
         The graph is built anew from the vectors that stay, since the library keeps a removed one's numbers.
         """
+        self._purging.set()  # an update that runs ends after its batch
         with self._updating:
+            self._purging.clear()
             if self._files.stamp != self._stamp:
                 self._load()
             live = {_key(passage) for passage in self._accepted()}
@@ -223,7 +225,7 @@ class PassageVectors:
         missing = (one for one in self._accepted() if _key(one) not in self._passages)
         done, saved_s = 0, time.monotonic()
         tell = progress or (lambda *_: None)
-        while (batch := list(islice(missing, _BATCH_PASSAGES))) and not stop():
+        while (batch := list(islice(missing, _BATCH_PASSAGES))) and not stop() and not self._purging.is_set():
             tell("embed", done, total)
             self._add(batch)
             done += len(batch)

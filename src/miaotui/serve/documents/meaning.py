@@ -84,6 +84,7 @@ class MeaningService:
     def drop_deleted(self, index: Index) -> None:
         """Delete the vectors of passages that are gone, from memory and from the files."""
         self._hybrid(index).vectors.purge()
+        self.changed(index)  # an update may have ended early for this
 
     def forget(self, folder: Path) -> None:
         """Make no vectors any more for an index that was deleted."""

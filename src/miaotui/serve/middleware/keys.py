@@ -28,7 +28,7 @@ KEY_PREFIX = "mt-"
 ADMIN = "admin"  # the word of a line whose key may change how the server runs
 MAX_KEY_BYTES = 512  # longer ones are no keys of ours and are not hashed
 MAX_FILE_BYTES = 1 << 20
-CHECK_EVERY_S = 1.0
+CHECK_EVERY_S = 2.0  # unless `Keyring.refresh` is called more often
 
 KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"sha256-([0-9a-f]{64})")
@@ -139,7 +139,7 @@ def read_callers(path: Path) -> Callers:
 
 
 class Keyring:
-    """The keys of a running server; a changed file is read again within about a second.
+    """The keys of a running server; a changed file is read again when a key is looked up, or by `refresh`.
 
     A file that has become unreadable or wrong changes nothing: the last good keys stay, and
     ``on_error`` gets the reason. ``on_gone`` gets each caller of which the file has no key any more.

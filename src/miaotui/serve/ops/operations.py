@@ -57,6 +57,7 @@ class Operations:
         self.closed: list[Account] = []  # of HTTP requests that are over and not counted yet
         self.is_draining = False
         self.keyring: Keyring | None = None
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self.gone_listeners: list[Callable[[Caller], None]] = []  # to each caller that has no key any more
         self._was_healthy: dict[str, bool] = {}
         self._has_warned = False
@@ -70,15 +71,16 @@ class Operations:
 
     async def look_after(self) -> None:
         """Count steps, warn of memory and note failed engines each second, until it is cancelled."""
+        self._event_loop = asyncio.get_running_loop()
         while True:
+            if self.keyring is not None:
+                await asyncio.to_thread(self.keyring.refresh)  # a long file takes time to read
             self.look()
             await asyncio.sleep(LOOK_AGAIN_S)
 
     def look(self) -> None:
         """Do once what `look_after` does each second."""
         self._looks += 1
-        if self.keyring is not None:
-            self.keyring.refresh()
         if self._looks % COUNT_LOOKS == 0:
             self.count()
         self.gauges.take_steps()
@@ -101,7 +103,14 @@ class Operations:
             LOG.warning("the file of keys was read again")
 
     def caller_gone(self, caller: Caller) -> None:
-        """Note that a caller has no key any more."""
+        """Note that a caller has no key any more. May be called in any thread."""
+        if self._event_loop is None:
+            self._forget(caller)
+        else:
+            with suppress(RuntimeError):  # the event loop has ended
+                self._event_loop.call_soon_threadsafe(self._forget, caller)
+
+    def _forget(self, caller: Caller) -> None:
         LOG.warning("%s has no key any more", caller.name)
         self.metrics.forget(caller.name)
         for listener in self.gone_listeners:

@@ -190,10 +190,14 @@ def _check_distinct(tenants: Iterable[Tenant]) -> None:
     """Raise `RequestError` for a key or a life that stands twice, two keys of one name, or too many keys."""
     digests: set[bytes] = set()
     lives: set[str] = set()
+    folders: dict[str, str] = {}  # names as file systems compare them that do not tell capitals apart
     for tenant in tenants:
         names = [key.name for key in tenant.keys]
         if len(set(names)) != len(names):
             raise RequestError(f"tenants.{tenant.name}.keys: two keys have the same name")
+        other = folders.setdefault(tenant.name.casefold(), tenant.name)
+        if other != tenant.name:
+            raise RequestError(f"tenants.{tenant.name}: only capitals tell it from {other}: choose another name")
         if tenant.life in lives:
             raise RequestError(f"tenants.{tenant.name}.life: another tenant has the same: use `miaotui tenant add`")
         lives.add(tenant.life)
