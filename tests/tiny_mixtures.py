@@ -154,7 +154,7 @@ MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
         "v_head_dim": 64,
     },
 }
-GGUF_NAME_OF = {"deepseek_v3": "deepseek2", "glm4_moe_lite": "deepseek2", "youtu": "deepseek2"}
+GGUF_NAME_OF = {"chatglm": "chatglm", "deepseek_v3": "deepseek2", "glm4_moe_lite": "deepseek2", "youtu": "deepseek2"}
 
 
 def is_expert_tensor(name: str) -> bool:

@@ -91,7 +91,7 @@ def _hf_tensors(config: ModelConfig, architecture: Architecture, seed: int) -> I
     names = {**LAYER_NAMES, **(POST_NORM_NAMES if architecture.post_norms else {}), **architecture.names}
     for layer in range(config.n_layers):
         get = {n.split(".")[2]: w for n, w in weights.items() if n.startswith(f"layers.{layer}.")}
-        prefix = f"model.layers.{layer}."
+        prefix = f"{architecture.layers}.{layer}."
         latent = take_latent_tensors(get, config, architecture.interleaved_hf)
         yield from ((prefix + stored, part) for stored, part in latent)
         if architecture.interleaved_hf:
@@ -103,6 +103,9 @@ def _hf_tensors(config: ModelConfig, architecture: Architecture, seed: int) -> I
                 f"{prefix}{architecture.fused_qkv}.weight",
                 (_grouped(config, parts) if architecture.grouped_qkv else np.concatenate(parts)),
             )
+            if "q_bias" in get:
+                biases = [get.pop(f"{letter}_bias") for letter in "qkv"]
+                yield f"{prefix}{architecture.fused_qkv}.bias", np.concatenate(biases)
         if architecture.fused_gate_up:
             yield f"{prefix}{architecture.fused_gate_up}.weight", np.concatenate([get.pop("gate"), get.pop("up")])
         for name, values in get.items():

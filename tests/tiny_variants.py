@@ -92,6 +92,16 @@ VARIANTS: dict[str, dict[str, Any]] = (
             **TWO_HEADS,
         },
         "glm": {"model_type": "glm", "partial_rotary_factor": 0.5, "attention_bias": True},
+        "chatglm": {
+            "model_type": "chatglm",
+            "num_hidden_layers": None,
+            "num_layers": 3,
+            "num_key_value_heads": None,
+            "multi_query_group_num": 2,
+            "layernorm_epsilon": 2**-17,
+            "add_qkv_bias": True,
+            "rope_ratio": 5.0,
+        },
         "glm4": {"model_type": "glm4", "partial_rotary_factor": 0.5, "attention_bias": False},
         "ernie4_5": {"model_type": "ernie4_5", "tie_word_embeddings": True},
         "olmo2": {"model_type": "olmo2"},
@@ -180,6 +190,14 @@ STANDS_FOR: dict[str, dict[str, Any]] = {
         "attention_multiplier": 32**-0.5,
         "logits_scaling": 4.0,
     },
+    "chatglm": {
+        "model_type": "glm",
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 2,
+        "partial_rotary_factor": 0.5,
+        "attention_bias": True,
+        "rope_theta": 5e4,
+    },
     "internlm2": {"model_type": "llama"},
     "internlm3": {"model_type": "qwen2"},
     "baichuan": {"model_type": "llama"},
@@ -187,7 +205,7 @@ STANDS_FOR: dict[str, dict[str, Any]] = {
 }
 
 
-FUSED_UP = ("phi3", "glm", "glm4")  # whose GGUF files hold gate and up in one matrix
+FUSED_UP = ("phi3", "glm", "glm4", "chatglm")  # whose GGUF files hold gate and up in one matrix
 MULTIPLIERS: dict[str, dict[str, float]] = {  # as GGUF names them
     "granite": {"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 8.0},
     "granitemoe": {"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 8.0},

@@ -70,6 +70,8 @@ def _save(model: Any, variant: str, folder: Path) -> None:
     config = config_from_hf(tiny_values(variant))
     if variant == "internlm2":
         tensors = dict(_internlm2_names(config, tensors))
+    if variant == "chatglm":
+        tensors = dict(_chatglm_names(config, tensors))
     if variant.startswith("baichuan"):
         for layer in range(config.n_layers):
             prefix = f"model.layers.{layer}.self_attn."
@@ -99,6 +101,29 @@ def _internlm2_names(config: ModelConfig, tensors: dict[str, Any]) -> Iterator[t
         parts = [tensors[f"model.layers.{layer}.self_attn.{letter}_proj.weight"] for letter in "qkv"]
         heads = [part.reshape(config.n_kv_heads, -1, config.head_dim, config.hidden_size) for part in parts]
         yield f"model.layers.{layer}.attention.wqkv.weight", np.concatenate(heads, 1).reshape(-1, config.hidden_size)
+
+
+def _chatglm_names(config: ModelConfig, tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """GLM's tensors as ChatGLM names and joins them."""
+    renamed = {
+        "model.embed_tokens": "transformer.embedding.word_embeddings",
+        "lm_head": "transformer.output_layer",
+        "model.norm": "transformer.encoder.final_layernorm",
+        "model.layers": "transformer.encoder.layers",
+        "self_attn.o_proj": "self_attention.dense",
+        "mlp.gate_up_proj": "mlp.dense_h_to_4h",
+        "mlp.down_proj": "mlp.dense_4h_to_h",
+    }
+    for name, values in tensors.items():
+        if not any(part in name for part in ("q_proj", "k_proj", "v_proj")):
+            new = name
+            for old, stem in renamed.items():
+                new = new.replace(old, stem)
+            yield new, values
+    for layer in range(config.n_layers):
+        for ending in ("weight", "bias"):
+            parts = [tensors[f"model.layers.{layer}.self_attn.{letter}_proj.{ending}"] for letter in "qkv"]
+            yield f"transformer.encoder.layers.{layer}.self_attention.query_key_value.{ending}", np.concatenate(parts)
 
 
 def _alibi(variant: str) -> dict[str, Any]:

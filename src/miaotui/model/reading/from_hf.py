@@ -203,6 +203,7 @@ def _layer_sources(config: ModelConfig, architecture: Architecture, prefix: str)
     if architecture.fused_qkv:
         fused = grouped_qkv if architecture.grouped_qkv else fused_qkv
         sources |= fused(config, f"{prefix}{architecture.fused_qkv}.weight")
+        sources |= fused_qkv(config, f"{prefix}{architecture.fused_qkv}.bias", "_bias")
     if architecture.fused_gate_up:
         sources |= fused_gate_up(config, f"{prefix}{architecture.fused_gate_up}.weight")
     return in_half_split_order(config, sources) if architecture.interleaved_hf else sources
@@ -300,5 +301,5 @@ def _is_parallel(fields: Fields, architecture: Architecture) -> bool:
 
 def _ignored(config: ModelConfig, stored: Mapping[str, StoredTensor], head: str) -> list[str]:
     """Return the names of tensors without meaning: a tied model's copy of the head, and buffers of old checkpoints."""
-    buffers = [name for name in stored if name.endswith("rotary_emb.inv_freq")]
+    buffers = [name for name in stored if name.endswith(("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"))]
     return [*buffers, head] if config.tied_head else buffers

@@ -39,7 +39,8 @@ def read_rope(fields: Fields, architecture: Architecture, head_dim: int, local_d
     context = fields.count("max_position_embeddings", MAX_CONTEXT)
     kind = _kind(main)
     dim = head_dim if kind == PROPORTIONAL else _rotated(fields, main, head_dim, architecture.rotated_share)
-    theta = main.number("rope_theta", fields.number("rope_theta", 10_000.0))
+    usual = 10_000.0 * fields.number("rope_ratio", 1.0)  # ChatGLM's, which has no other key
+    theta = main.number("rope_theta", fields.number("rope_theta", usual))
     if kind == "longrope":
         original = _original_context(main, fields, context)
         rope = _longrope(main, theta, dim, (context, original))
