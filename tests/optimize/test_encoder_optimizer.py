@@ -144,6 +144,6 @@ def test_the_command_line_takes_a_folder(
     shown = capsys.readouterr().out
     out = tmp_path / "embed-0-optimized.gguf"
     assert out.stat().st_size <= 110_000
-    assert f"{read_card(out).quality['mean_loss']:.5f} (1 - cosine; " in shown
+    assert f"(1 - cosine): {read_card(out).quality['mean_loss']:.5f} (" in shown
     assert main(["card", str(out)]) == 0
     assert "1 - cosine" in capsys.readouterr().out
