@@ -59,6 +59,15 @@ def test_a_copy_is_the_encoder(copy: Path, tmp_path: Path) -> None:
         assert one.pooling == two.pooling
 
 
+def test_a_copy_has_as_many_positions_as_texts_have_tokens(tmp_path: Path) -> None:
+    folder = made_encoder(tmp_path)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 24}', encoding="utf-8")
+    write_encoder_copy(folder, tmp_path / "copy.gguf")
+    with read_gguf(tmp_path / "copy.gguf") as file, open_encoder(folder) as encoder:
+        assert file.metadata["bert.context_length"] == 24
+        assert file.tensors["position_embd.weight"].shape[0] == 24 < encoder.config.position_rows
+
+
 def test_encoders_that_a_copy_cannot_describe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="no BERT without a head"):
         write_encoder_copy(make_encoder_folder(tmp_path, "rerank"), tmp_path / "x.gguf")
@@ -144,6 +153,6 @@ def test_the_command_line_takes_a_folder(
     shown = capsys.readouterr().out
     out = tmp_path / "embed-0-optimized.gguf"
     assert out.stat().st_size <= 110_000
-    assert f"{read_card(out).quality['mean_loss']:.5f} (1 - cosine; " in shown
+    assert f"(1 - cosine): {read_card(out).quality['mean_loss']:.5f} (" in shown
     assert main(["card", str(out)]) == 0
     assert "1 - cosine" in capsys.readouterr().out

@@ -62,9 +62,8 @@ def show_card(found: ReportCard) -> None:
     )
     if "mean_loss" in quality:
         print(
-            f"{card_messages.CARD_LOSS()}: {quality['mean_loss']:.5f} ({quality['loss']}; "
-            f"{quality['mean_loss_low']:.5f} - {quality['mean_loss_high']:.5f}), "
-            f"p99 {quality['p99_loss']:.4f}, max {quality['worst_loss']:.4f}"
+            f"{card_messages.CARD_COSINE()}: {quality['mean_loss']:.5f} ({quality['mean_loss_low']:.5f} - "
+            f"{quality['mean_loss_high']:.5f}), p99 {quality['p99_loss']:.4f}, max {quality['worst_loss']:.4f}"
         )
     else:
         _show_divergence(quality)

@@ -10,6 +10,7 @@ from miaotui.cli.output.messages import CliMessage
 CARD_FILE = CliMessage("File", "文件")
 CARD_OF = CliMessage("of", "来自")
 CARD_LOSS = CliMessage("Loss (KL)", "损失（KL）")
+CARD_COSINE = CliMessage("Loss (1 - cosine)", "损失（1 - 余弦）")
 CARD_TOP = CliMessage("Same best token", "首选词元相同")
 CARD_FLIPS = CliMessage("Questions answered otherwise", "回答改变的问题")
 CARD_RIGHT = CliMessage("right", "答对")

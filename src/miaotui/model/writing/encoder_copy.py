@@ -49,7 +49,7 @@ def write_encoder_copy(folder: Path, out: Path) -> None:
     with open_encoder(folder) as encoder:
         if encoder.config.architecture != "bert" or encoder.head.kind != "none" or encoder.prompts:
             raise _refused(folder, "it is no BERT without a head and without prompts")
-        tensors = {name: _stored(name, encoder.weights[each]) for each, name in _names(encoder).items()}
+        tensors = {name: _stored(name, _cut(encoder, each)) for each, name in _names(encoder).items()}
         metadata = _metadata(encoder, folder) | _vocabulary(folder, encoder.config.vocab_size)
         sizes = {name: (tensor.kind, tensor.shape) for name, tensor in tensors.items()}
         require_room(make_folder(out.parent), sum(tensor.size_bytes for tensor in tensors.values()))
@@ -80,6 +80,12 @@ def _names(encoder: OpenedEncoder) -> dict[str, str]:
         else:
             found[name] = BODY[stem] + ending
     return found
+
+
+def _cut(encoder: OpenedEncoder, name: str) -> StoredTensor:
+    """Return a tensor; of the table of positions only the rows that texts reach, as llama.cpp wants it."""
+    tensor, most = encoder.weights[name], encoder.config.max_tokens
+    return tensor.take_rows(slice(0, most)) if name == "position_embed" and tensor.rows > most else tensor
 
 
 def _stored(name: str, tensor: StoredTensor) -> StoredTensor:
@@ -142,13 +148,14 @@ def _vocabulary(folder: Path, size: int) -> dict[str, MetadataValue]:
 def _require_same(one: OpenedEncoder, two: OpenedEncoder, folder: Path) -> None:
     """Raise `UnsupportedModelError` where a reader of the copy would see another encoder."""
     ours, theirs = asdict(one.config), asdict(two.config)
+    ours["position_rows"] = min(ours["position_rows"], one.config.max_tokens)
     for name in ours:
         if not _close(ours[name], theirs[name]):
             raise _refused(folder, f"{name.replace('_', ' ')} {str(ours[name])[:80]} cannot be said in it")
     if one.pooling != two.pooling or one.weights.keys() != two.weights.keys():
         raise _refused(folder, "its pooling or its tensors cannot be said in it")
     for name in one.weights:
-        if not np.array_equal(one.weights[name].float32(), two.weights[name].float32()):
+        if not np.array_equal(_cut(one, name).float32(), two.weights[name].float32()):
             raise _refused(folder, f"{name} would be read otherwise")
     try:
         mine, other = (_tokenizer(each) for each in (one, two))

@@ -115,5 +115,5 @@ def type_options(
         size = len(weights), weights.shape[1]
         found[name] = [TypeOption(kind, size[0] * kind.row_bytes(size[1]), cost * x) for kind, x in errors.items()]
         if progress is not None:
-            progress("measuring what each matrix costs", number + 1, len(encoder.matrices))
+            progress("finding what each matrix costs", number + 1, len(encoder.matrices))
     return found

@@ -66,7 +66,7 @@ def survey(source: GgufSource, plan: SurveyPlan, progress: Progress | None = Non
             if layer >= 0:
                 probe.change(matrix, feedback)
             if progress is not None:
-                progress("measuring what each matrix costs", len(errors), len(source.matrices))
+                progress("finding what each matrix costs", len(errors), len(source.matrices))
     nats = {name: sum(both) for name, both in probe.divergences().items()}
     losses = {name: {kind: nats[name] * error for kind, error in row.items()} for name, row in errors.items()}
     return Survey(losses, share)
