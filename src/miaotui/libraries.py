@@ -14,6 +14,8 @@ from miaotui.errors import MissingLibraryError
 
 EXTRAS = {
     "av": "speech",
+    "cryptography": "encryption",
+    "hls4ml": "fpga",
     "jax": "jax",
     "opencc": "speech",
     "openvino": "openvino",

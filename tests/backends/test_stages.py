@@ -21,10 +21,11 @@ from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.grammar.source import from_pattern
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.reading import readers
+from miaotui.engine.request import RequestOptions
 from miaotui.errors import EngineError, RequestError, StageLostError, UnsupportedModelError
 from miaotui.runtime import load_model
 from miaotui.schedule.plan import DraftTree, Plan
-from miaotui.types import SamplingParams
+from miaotui.types import Deadline, SamplingParams
 from tiny_engine import answers, chosen_options, open_engine, settings_in
 from tiny_models import make_tiny_folder
 
@@ -118,6 +119,10 @@ def test_a_dead_stage_is_one_clear_error_and_then_all_is_as_before(tmp_path: Pat
     loop = EngineLoop(Engine(model.parts, model.tokenizer), model)
     with contextlib.closing(loop):
         (expected,) = readers.whole(loop, lambda: (loop.submit(PROMPTS[3], PARAMS[0]) for _ in range(1)))
+        late = RequestOptions(deadline=Deadline(total_ms=600_000))
+        (promised,) = readers.whole(loop, lambda: iter([loop.submit(PROMPTS[3], PARAMS[0], late)]))
+        assert promised.promise is not None
+        assert promised.promise.met
         child = backend.links[0].child
         assert child is not None
         child.kill()
