@@ -88,7 +88,7 @@ def test_answers_end_and_are_cancelled_like_any_other(llm: LLM) -> None:
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logprobs": 1}, "logprobs"),
         ({"repetition_penalty": 1.2}, "repetition_penalty"),
-        ({"response_format": {"type": "json_object"}}, "any order"),
+        ({"response_format": {"type": "json_object"}}, "no grammars"),
         ({"logit_bias": {3: 1.0}}, "logit_bias"),
     ],
 )

@@ -15,17 +15,8 @@ from miaotui.tasks.correction.candidates import EditCandidate
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
-MISSPELT, RARE, CONFUSED, NUMBER, FORM, DOUBLED, ADDED, NAMED, CASE = (
-    3.0,
-    6.0,
-    2.5,
-    2.0,
-    4.0,
-    0.5,
-    4.0,
-    8.0,
-    2.0,
-)  # nats
+MISSPELT, RARE, DOUBLED, ADDED, NAMED, CASE = 3.0, 6.0, 0.5, 4.0, 8.0, 2.0  # nats
+CONFUSED, NUMBER, FORM = 3.5, 3.5, 4.0  # the first two: what is mended in the first set of benchmarks needs no less
 MOST_SPELLINGS = 8  # for one word
 LONG = 4  # letters: shorter words that are known have too many neighbours
 
