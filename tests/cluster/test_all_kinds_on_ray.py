@@ -47,7 +47,8 @@ def heard(port: int) -> Any:
     edge = "x" * 20
     head = f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'.encode()
     body = head + sound + f"\r\n--{edge}--\r\n".encode()
-    return ask(port, "/v1/audio/transcriptions", body, kind=f"multipart/form-data; boundary={edge}")
+    answer = ask(port, "/v1/audio/transcriptions", body, kind=f"multipart/form-data; boundary={edge}")
+    return answer if isinstance(answer, int) else answer["text"]
 
 
 def vectors(port: int) -> Any:
@@ -80,7 +81,7 @@ def test_encoders_speech_and_indexes_go_on_when_what_serves_them_dies(tmp_path: 
         assert {"tiny", "vectors", "speech"} <= listed
         assert vectors(port) == right
         text = heard(port)
-        assert "text" in text
+        assert isinstance(text, str)
         documents = [{"id": f"d{number}", "body": f"{word} and more"} for number, word in enumerate(TEXTS)]
         assert ask(port, "/v1/indexes/cluster-test-notes/documents", {"documents": documents})["added"] == 3
         assert found_in(port, "cat") == ["d0"]
@@ -96,7 +97,7 @@ def test_encoders_speech_and_indexes_go_on_when_what_serves_them_dies(tmp_path: 
         end_s = time.monotonic() + 90
         while not is_ready(port) and time.monotonic() < end_s:
             time.sleep(0.2)
-        assert found_in(port, "cat OR ana OR paris") == ["d0", "d2"], "what was answered is there"
+        assert sorted(found_in(port, "cat OR ana OR paris")) == ["d0", "d2"], "what was answered is there"
         assert vectors(port) == right
         run.scale(address, {"vectors": 1, "indexes": 1})
         assert found_in(port, "cat") == ["d0"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -156,6 +158,30 @@ def test_a_snapshot_that_is_damaged_or_hostile_is_not_used(world: World) -> None
     assert ask(do="search", wanted="1", query="a", limit=1, offset=0, plain=True)["kind"] == "overloaded"
     assert world.pool.wait(world.index, 2, 60), "none of it has harmed what is there"
     world.same("cat")
+
+
+def test_an_index_that_is_removed_is_removed_everywhere(world: World) -> None:
+    """No replica keeps a byte of its documents, whoever removed it."""
+    world.add(0, 30)
+    world.same("cat")
+    assert world.pool.wait(world.index, 2, 60)
+    folders = [path for path in world.root.glob("replica-*/*") if path.is_dir()]
+    assert len(folders) >= 2
+    world.index.close()
+    shutil.rmtree(world.index.folder)
+    world.pool.forget_removed()
+    end_s = time.monotonic() + 60
+    while any(path.exists() for path in folders) and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert not [path for path in world.root.glob("replica-*/*") if path.is_dir()]
+
+
+def test_an_encrypted_index_is_searched_where_its_key_is(world: World) -> None:
+    sealed = Index.__new__(Index)
+    sealed.plan = IndexSettings(sealed=True)
+    assert world.pool.searchable(sealed) is sealed
+    world.pool.changed(sealed)
+    assert not world.pool._indexes
 
 
 def test_folders_of_processes_that_were_killed_are_removed(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from miaotui.encoders.runtime import run_encoder
 from miaotui.hub.digest import model_digest
 from miaotui.serve.app import create_app
 from miaotui.serve.documents.index_registry import IndexRegistry
+from miaotui.serve.middleware.keys import ANYONE
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import open_services
 from tiny_encoder_models import make_encoder_folder
@@ -107,7 +108,7 @@ async def search(client: httpx.AsyncClient, pool: IndexPool, registry: IndexRegi
     """Add documents and find them: at the replica, once it has the snapshot."""
     documents = [{"id": f"d{number}", "body": text} for number, text in enumerate(TEXTS)]
     await client.post("/v1/indexes/notes/documents", json={"documents": documents})
-    index = registry.to_search("", "notes")
+    index = registry.to_search(ANYONE, "notes")
     assert await asyncio.to_thread(pool.wait, index, 1, 60)
     before = pool.searched_here
     found = (await client.post("/v1/indexes/notes/search", json={"query": "paris", "explain": True})).json()
@@ -116,3 +117,5 @@ async def search(client: httpx.AsyncClient, pool: IndexPool, registry: IndexRegi
     await client.request("DELETE", "/v1/indexes/notes/documents/d2")
     gone = (await client.post("/v1/indexes/notes/search", json={"query": "paris"})).json()
     assert gone["data"] == []
+    await client.request("DELETE", "/v1/indexes/notes")
+    assert (await client.post("/v1/indexes/notes/search", json={"query": "ana"})).status_code == 404

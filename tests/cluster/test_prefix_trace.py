@@ -76,7 +76,7 @@ class SteadyMembers:
         await self._members.close()
 
 
-@pytest.mark.parametrize(("level_s", "least_found", "most_gap"), [(EQUAL_S, 0.95, 4), (math.inf, 0.5, 2)])
+@pytest.mark.parametrize(("level_s", "least_found", "most_gap"), [(EQUAL_S, 0.95, 3), (math.inf, 0.95, 2)])
 def test_prefixes_are_found_and_requests_shared_out(
     tmp_path: Path, level_s: float, least_found: float, most_gap: int
 ) -> None:

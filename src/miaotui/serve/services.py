@@ -66,6 +66,9 @@ class IndexReplicas(Protocol):
     def changed(self, index: Index) -> None:
         """Bring the copies of an index up to date soon."""
 
+    def forget_removed(self) -> None:
+        """Have the copies of indexes that are not here any more removed soon."""
+
     def close(self) -> None:
         """Give the copies up."""
 

@@ -30,9 +30,11 @@ from miaotui.errors import EngineError, MiaotuiError, OverloadedError, ReplicaLo
 from miaotui.retrieval.document import Document, Hit, Results
 from miaotui.retrieval.index.committed import CommittedState, open_state
 from miaotui.retrieval.index.index import Index, check_page
+from miaotui.retrieval.index.settings import INDEX_FILE
 
 LOG = logging.getLogger("miaotui.cluster")
 PIECE_BYTES = 4 << 20
+LOOK_S = 2.0  # between looks for indexes that are gone
 SEARCH_S = 30.0  # that a replica may take; then the index is searched here
 
 
@@ -46,18 +48,31 @@ class IndexPool:
         self._lock = threading.Lock()
         self._sending: dict[str, asyncio.Lock] = {}
         self.pool = JobPool(INDEXES, members, expected, lambda piece: piece.get("found", ()), self._bring)
+        self.pool.keep_up(self._look_after)
 
     def searchable(self, index: Index) -> Searchable:
-        """Return an index whose searches go to replicas; itself where it has partitions elsewhere already."""
-        if index.plan.remotes:
+        """Return an index whose searches go to replicas; itself if it is encrypted, or has partitions elsewhere.
+
+        No copy of an encrypted index is made: its key is this process's.
+        """
+        if index.plan.remotes or index.plan.sealed:
             return index
         self._note(index)
         return _ReplicatedIndex(index, self)
 
     def changed(self, index: Index) -> None:
         """Send the newest state of an index to all replicas, soon."""
-        if not index.plan.remotes:
+        if not index.plan.remotes and not index.plan.sealed:
             self._note(index, is_changed=True)
+
+    def forget_removed(self) -> None:
+        """Have replicas remove the snapshots of indexes that are not here any more, soon."""
+        with self._lock:
+            gone = [key for key, index in self._indexes.items() if not (index.folder / INDEX_FILE).is_file()]
+            for key in gone:
+                del self._indexes[key]
+        for key in gone:
+            self.pool.spread(lambda channel, key=key: self._drop(channel, key))  # type: ignore[misc]
 
     def search(self, index: Index, query: str, limit: int, offset: int, plain: bool) -> Results:
         """Search at a replica that has the newest version; here where none has. Raises as `Index.search`."""
@@ -100,6 +115,19 @@ class IndexPool:
         if is_new or is_changed:
             self.pool.spread(lambda channel: self._send_logged(channel, key))
 
+    async def _look_after(self) -> None:
+        """Look from time to time for indexes that others have removed."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await asyncio.to_thread(self.forget_removed)
+
+    async def _drop(self, channel: Channel, key: str) -> None:
+        try:
+            async with self._sending.setdefault(f"{id(channel)}:{key}", asyncio.Lock()):
+                await _ask(channel, {"do": "drop", "key": key, "version": VERSION})
+        except MiaotuiError as error:
+            LOG.warning("a snapshot could not be removed from a replica: %s", error)
+
     async def _bring(self, channel: Channel) -> str | None:
         """Send all states to a replica that joins."""
         with self._lock:
@@ -118,7 +146,9 @@ class IndexPool:
     async def _send(self, channel: Channel, key: str) -> None:
         """Send the newest state of an index, as far as the replica does not have it. Raises a `MiaotuiError`."""
         with self._lock:
-            index = self._indexes[key]
+            index = self._indexes.get(key)
+        if index is None:
+            return  # it was removed meanwhile
         with await asyncio.to_thread(open_state, index.folder) as state:
             head = {"key": key, "digest": state.digest, "version": VERSION}
             files = [[each.name, each.size, each.sha256] for each in state.files]

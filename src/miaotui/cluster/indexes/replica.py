@@ -116,7 +116,7 @@ class IndexReplica:
 
     async def answer(self, message: Mapping[str, Any]) -> AsyncGenerator[Message, None]:
         """Yield the one reply to a search, or to a step of a snapshot's way here."""
-        steps = {"search": self._search, "offer": self._offer, "put": self._put, "use": self._use}
+        steps = {"search": self._search, "offer": self._offer, "put": self._put, "use": self._use, "drop": self._drop}
         try:
             step = steps.get(str(message.get("do")))
             if step is None or message.get("version") != VERSION:
@@ -224,6 +224,17 @@ class IndexReplica:
         if before is not None:
             self._before[key] = before[1]  # it may be searched at this moment
         return {"found": [index.version]}
+
+    def _drop(self, message: Mapping[str, Any]) -> Message:
+        """Remove all that is here of an index."""
+        key = str(message["key"])
+        coming, held, before = self._coming.pop(key, None), self._indexes.pop(key, None), self._before.pop(key, None)
+        for index in filter(None, (held and held[1], before)):
+            index.close()
+            shutil.rmtree(index.folder)
+        if coming is not None:
+            shutil.rmtree(coming.folder)
+        return {}
 
     def _expected(self, message: Mapping[str, Any]) -> _Coming:
         coming = self._coming.get(str(message["key"]))

@@ -155,6 +155,10 @@ class JobPool:
         if not self._events.is_closed():
             self._events.call_soon_threadsafe(self._begin_each, work)
 
+    def keep_up(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin some work of the pool itself, which goes on until it is closed."""
+        self._events.call_soon_threadsafe(lambda: self._works.add(self._events.create_task(work())))
+
     def on_channels(self, work: Callable[[Channel], Coroutine[Any, Any, bool]]) -> list[bool]:
         """Do some work with each replica that is here, and wait for the results."""
 

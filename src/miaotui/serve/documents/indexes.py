@@ -120,6 +120,8 @@ async def remove(http: HttpRequest) -> Response:
         services.forget_answers(caller, name)
         if services.meaning is not None:
             services.meaning.forget(folder)
+        if services.index_replicas is not None:
+            services.index_replicas.forget_removed()
 
     await run_in_threadpool(work)
     return json_response({"id": name, "object": "index", "deleted": True})
