@@ -14,6 +14,7 @@ import pytest
 
 from miaotui.backends.backend import RowStates, probe_chunk
 from miaotui.backends.options import EngineOptions
+from miaotui.backends.stages import link
 from miaotui.backends.stages.backend import StagedBackend
 from miaotui.backends.stages.worker import StageModel, bind_stage, listen
 from miaotui.engine.engine import Engine
@@ -175,6 +176,15 @@ def test_a_stage_elsewhere_computes_for_who_knows_its_secret(tmp_path: Path) -> 
         parts = engine_of(path, tmp_path, 2, stage_at=place, stage_key_file=str(key))
         with contextlib.closing(parts.backend):
             assert answers(parts, PROMPTS, *PARAMS) == answers(whole, PROMPTS, *PARAMS)
+
+
+def test_a_stage_that_computes_for_another_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "CONNECT_S", 0.05)
+    for secret in (None, SECRET):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            place = link.PortPlace("127.0.0.1", silent.getsockname()[1], secret)
+            with pytest.raises(StageLostError, match="another server"):
+                link.StageLink(place).open()
 
 
 def test_what_stages_cannot_do_is_refused_by_name(tmp_path: Path, pair: tuple[Engine, Engine]) -> None:

@@ -21,6 +21,7 @@ from miaotui.backends.stages.wire import PROTOCOL, Floats, Frame, FrameKind, pro
 from miaotui.errors import EngineError, MiaotuiError, RequestError, StageLostError, UnsupportedModelError
 
 CONNECT_S = 10.0
+SILENT = f"does not answer within {CONNECT_S:.0f} s: it may compute for another server, which has to end first"
 STOP_S = 10.0  # that a child gets to end by itself
 KEEP_ALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))  # seconds, seconds, times
 MOST_SECRET = 1 << 12  # bytes of a key file
@@ -97,6 +98,9 @@ class PortPlace:
                 if hasattr(socket, option):
                     connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
             is_known = self.secret is None or prove(connection, self.secret, listens=False)
+        except TimeoutError as error:
+            connection.close()
+            raise StageLostError(f"{self.name} {SILENT}") from error
         except (OSError, EOFError) as error:
             connection.close()
             raise StageLostError(f"{self.name} ended the connection: both ends need the same key file") from error
@@ -202,6 +206,9 @@ class StageLink:
                 raise self._error()
             try:
                 frame = receive(self._connection, self._most_bytes)
+            except TimeoutError as error:
+                self.lose()
+                raise StageLostError(f"{self.place.name} {SILENT}") from error
             except (OSError, EOFError, EngineError) as error:
                 self.lose()
                 raise self._error() from error
