@@ -31,6 +31,7 @@ LAYERS = (
     ("training",),
     ("model",),
     ("text",),
+    ("sealing",),
     ("hub",),
     ("kernels",),
 )

@@ -14,6 +14,7 @@ from miaotui.errors import MissingLibraryError
 
 EXTRAS = {
     "av": "speech",
+    "cryptography": "encryption",
     "hls4ml": "fpga",
     "jax": "jax",
     "opencc": "speech",

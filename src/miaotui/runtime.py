@@ -86,7 +86,7 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
     if is_ensemble(path):
         return _load_ensemble(path, options, settings, progress)
     with files.open_model(path) as opened:
-        config = opened.config
+        config = opened.config.for_context(options.context)
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
         template = load_chat_template(opened.metadata, opened.folder)
     chat = ChatEncoder(template, tokenizer)
@@ -141,7 +141,7 @@ def open_remote_model(path: Path, digest: str, context: int | None = None) -> tu
     from miaotui.engine.remote.loop import RemoteModel  # noqa: PLC0415  (only these models)
 
     with files.open_model(path) as opened:
-        config = opened.config
+        config = opened.config.for_context(context)
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
         template = load_chat_template(opened.metadata, opened.folder)
     holds = min(context or config.context_length, config.context_length)

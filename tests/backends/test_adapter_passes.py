@@ -22,7 +22,7 @@ from miaotui.errors import EngineError, RequestError, UnsupportedModelError
 from miaotui.kernels.adapters.fields import FEW
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.linear.packed_blocks import quantize, values
-from miaotui.model.adapters.adapter import EXPERTS, SHARED, LowRankPair, expert_pair, matrix_of
+from miaotui.model.adapters.adapter import EXPERTS, LATENT, SHARED, LowRankPair, expert_pair, matrix_of
 from miaotui.model.config import ModelConfig
 from miaotui.model.oracle import Heads, Oracle
 from miaotui.model.reading.names import tensor_shapes
@@ -33,7 +33,7 @@ from tiny_models import tiny_config, tiny_weights
 
 Array = NDArray[np.float32]
 Pairs = dict[str, LowRankPair]
-MATRICES = (*("q", "k", "v", "o", "gate", "up", "down", "router"), *sorted(EXPERTS), *sorted(SHARED))
+MATRICES = (*("q", "k", "v", "o", "gate", "up", "down", "router"), *sorted(EXPERTS | SHARED | LATENT))
 SMALL = {"threads": 1, "context": 256, "chunk_size": 128, "max_sequences": 8}
 
 
@@ -88,7 +88,20 @@ def agree(found: Array, expected: Array, share: float = 0.25) -> None:
 @pytest.mark.parametrize("rank", [1, 16, 40])
 @pytest.mark.parametrize(
     "variant",
-    ["llama", "gemma2", "phi", "stablelm", "llama:24", "starcoder2", "qwen2-moe", "gpt-oss", "gemma3n", "gemma4"],
+    [
+        "llama",
+        "gemma2",
+        "phi",
+        "stablelm",
+        "llama:24",
+        "starcoder2",
+        "qwen2-moe",
+        "gpt-oss",
+        "gemma3n",
+        "gemma4",
+        "deepseek-v2",
+        "deepseek-v3",
+    ],
 )
 def test_each_layer_equals_the_oracles(variant: str, rank: int, tmp_path: Path) -> None:
     """The seed is one with which no row has two experts that are equally likely: there either one is right."""
@@ -148,7 +161,8 @@ def chunk_of(number: int, adapter: int, count: int, start: int = 0) -> Chunk:
 
 
 @pytest.mark.parametrize(
-    ("variant", "threads"), [*[(v, n) for v in ("llama", "gemma2", "gpt-oss") for n in (1, 3)], ("qwen2-moe", 3)]
+    ("variant", "threads"),
+    [*[(v, n) for v in ("llama", "gemma2", "gpt-oss") for n in (1, 3)], ("qwen2-moe", 3), ("deepseek-v2", 3)],
 )
 def test_rows_have_the_same_bits_alone_and_in_any_batch(variant: str, threads: int, tmp_path: Path) -> None:
     config = tiny_config(variant)

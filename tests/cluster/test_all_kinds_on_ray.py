@@ -56,7 +56,7 @@ def vectors(port: int) -> Any:
 
 
 def found_in(port: int, query: str) -> Any:
-    answer = ask(port, "/v1/indexes/notes/search", {"query": query})
+    answer = ask(port, "/v1/indexes/cluster-test-notes/search", {"query": query})
     return answer if isinstance(answer, int) else [each["id"] for each in answer["data"]]
 
 
@@ -82,7 +82,7 @@ def test_encoders_speech_and_indexes_go_on_when_what_serves_them_dies(tmp_path: 
         text = heard(port)
         assert "text" in text
         documents = [{"id": f"d{number}", "body": f"{word} and more"} for number, word in enumerate(TEXTS)]
-        assert ask(port, "/v1/indexes/notes/documents", {"documents": documents})["added"] == 3
+        assert ask(port, "/v1/indexes/cluster-test-notes/documents", {"documents": documents})["added"] == 3
         assert found_in(port, "cat") == ["d0"]
         state = run.state(address)
         assert set(state["pools"]) == {"tiny", "vectors", "speech", "indexes"}
@@ -91,7 +91,7 @@ def test_encoders_speech_and_indexes_go_on_when_what_serves_them_dies(tmp_path: 
         assert vectors(port) == right
         assert found_in(port, "paris") == ["d2"]
         assert heard(port) == text, "the only replica was replaced"
-        assert ask(port, "/v1/indexes/notes/documents/d1", method="DELETE")["deleted"]
+        assert ask(port, "/v1/indexes/cluster-test-notes/documents/d1", method="DELETE")["deleted"]
         os.kill(run.state(address)["process"], signal.SIGKILL)  # the ingress, which writes the index
         end_s = time.monotonic() + 90
         while not is_ready(port) and time.monotonic() < end_s:

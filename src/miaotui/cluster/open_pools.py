@@ -18,10 +18,12 @@ from miaotui.cluster.pool_loop import open_encoder_pool, open_pool, open_speech_
 from miaotui.cluster.transport.channel import Members
 from miaotui.encoders.runtime import RunningEncoder, describe_encoder
 from miaotui.engine.model_loop import ModelLoop
-from miaotui.errors import RequestError
+from miaotui.errors import OverloadedError, RequestError
 from miaotui.hub.resolve import resolve
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.speech.model import SpeechModel
+
+JOINED_S = 60.0  # that replicas which run take to be found
 
 
 class OpenPools:
@@ -54,13 +56,22 @@ class OpenPools:
         found = describe_encoder(path, EncoderOptions(**options))
         if found is None:
             raise RequestError(f"{path} is no encoder any more: its files have changed")
-        first: list[RunningEncoder] = []
+
+        def pooled() -> tuple[JobPool, RunningEncoder]:
+            return open_encoder_pool(name, str(path), members(), options, specification.autoscale)
+
+        self.pools[name], running = pooled()
+        first = [running]
 
         def opened() -> RunningEncoder:
+            """Return the pool that is open already, or one that has found a replica."""
             if first:
                 return first.pop()
-            self.pools[name], running = open_encoder_pool(name, str(path), members(), options, specification.autoscale)
-            return running
+            pool, again = pooled()
+            if not pool.wait(1, JOINED_S):
+                again.loop.close()
+                raise OverloadedError(f"no replica of {name} can be reached: {pool.refused}", 1.0)
+            self.pools[name] = pool
+            return again
 
-        first.append(opened())
         self.encoders.append(EncoderEntry(name, found.abilities, found.max_tokens, 0, opened))

@@ -44,6 +44,10 @@ class CacheLookup:
         """Return whether the answer, or a similar question's, was given before."""
         return "miss" if self.found is None else self.found.how
 
+    def forget(self) -> None:
+        """Delete the answer to this request from the cache."""
+        self.cache.forget(self.key)
+
     def kept_answers(self, deadline: Deadline | None) -> CachedAnswers | None:
         """Return what was found, as the answers to this request; None if nothing was found."""
         completion = None if self.found is None else _restored(self.found)
@@ -132,7 +136,7 @@ def lookup_for(
     key = AnswerKey(
         model=model.identity,
         template=template_digest(model),
-        namespace=caller_of(http).name,
+        namespace=caller_of(http).owner,
         params=params[0],
         messages=messages,
         extra={"kind": "chat", **extra},

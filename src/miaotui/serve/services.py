@@ -6,6 +6,7 @@ first request, and a handler makes none.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,12 +15,15 @@ from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.index_registry import IndexRegistry
 from miaotui.serve.encoders.registry import EncoderRegistry
 from miaotui.serve.learned.saved import SavedFiles
+from miaotui.serve.middleware.keys import Caller
 from miaotui.serve.models import ServedModels
 from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.seq2seq.models import Seq2SeqModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.speech.models import SpeechModels
 from miaotui.serve.tasks.heads import ServedHeads
+from miaotui.serve.tenants.allowance import EVERYTHING, Allowance
+from miaotui.serve.tenants.view import narrowed
 
 if TYPE_CHECKING:
     from miaotui.apps.qa_pipeline import Searchable
@@ -85,6 +89,22 @@ class Services:
     support: Support | None = None
     meaning: MeaningService | None = None
     index_replicas: IndexReplicas | None = None  # that search instead of this process
+
+    def for_caller(self, allowance: Allowance) -> Services:
+        """Return these parts as far as a caller may use them."""
+        return self if allowance == EVERYTHING else narrowed(self, allowance)
+
+    def forget_answers(self, caller: Caller, index: str) -> None:
+        """Delete the answers that were kept from an index of a caller."""
+        if self.response_cache is not None:
+            self.response_cache.forget_index(caller.owner, index)
+
+    def forget(self, caller: Caller) -> None:
+        """Drop what memory holds of a caller that is gone, and keep nothing more for it."""
+        self.responses.drop_all(caller.owner)
+        if self.response_cache is not None:
+            self.response_cache.keep_no_more(caller.owner)
+        threading.Thread(target=self.indexes.forget, args=(caller,), name="miaotui-forget", daemon=True).start()
 
     def graph(self, name: str) -> GraphReader:
         """Return a graph, which reads words by meaning where this server does. Raises `RequestError`."""

@@ -30,6 +30,8 @@ OPERATIONS = {  # of a layer, with parts
     "up": ("gate", "up"),
     "down": ("down",),
     "router": ("router", "shared_router"),
+    "latent": ("q_a", "kv_a", "k_rope"),
+    "kv": ("k", "v"),  # of latent attention, whose queries alone are those of "qkv"
 }
 EXPERT_PARTS = ("gate", "up", "down")  # of each expert, in the order of their records
 _MOST_CODE = 127
@@ -104,7 +106,7 @@ class PackedAdapter:
 
 def packed_size(config: ModelConfig, pairs: Mapping[str, LowRankPair]) -> int:
     """Return the bytes of packed pairs. Raises `UnsupportedModelError` for a matrix that no kernel can change."""
-    require_per_request(pairs, config)
+    require_per_request(pairs)
     sizes = [size_of(config, name, pair) for name, pair in pairs.items()]
     return sum(size.down_bytes + size.up_bytes for size in sizes)
 
@@ -137,6 +139,8 @@ def place_of(config: ModelConfig, name: str) -> PairPlace:
         assert config.experts is not None, "its names are those of the model"
         number = int(expert[0]) if expert else config.experts.count
         return PairPlace(expert_operation(config, int(layer), number), EXPERT_PARTS.index(side))
+    if matrix in OPERATIONS["kv"] and config.latent is not None:
+        return PairPlace(operation_of(config, int(layer), "kv"), OPERATIONS["kv"].index(matrix))
     operation = next(each for each, parts in OPERATIONS.items() if matrix in parts)
     part = 0 if operation == "up" and not config.gated else OPERATIONS[operation].index(matrix)
     return PairPlace(operation_of(config, int(layer), operation), part)
@@ -147,7 +151,8 @@ def size_of(config: ModelConfig, name: str, pair: LowRankPair) -> PairSize:
     outputs, matrix = len(pair.up), name.rpartition(".")[2]
     if matrix in ("q", "k", "v"):
         heads = HeadLayout(config.at(int(name.split(".")[1])))
-        outputs = outputs // heads.config.head_dim * heads.dim
+        number = heads.config.n_heads if matrix == "q" or config.latent is not None else heads.config.n_kv_heads
+        outputs = number * heads.dim
     return PairSize(pair.rank, pair.down.shape[1], padded_rows(outputs))
 
 

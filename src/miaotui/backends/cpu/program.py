@@ -255,7 +255,11 @@ class Program:
         config, space = self.config, self.workspace
         if space.latent is not None:
             parts = self._operations, config, self.weights, space.latent, space.normed, space.qkv
-            LatentParts(*parts).add(f"layers.{layer}.", self._norms.vector)
+            LatentParts(*parts).add(
+                f"layers.{layer}.",
+                self._norms.vector,
+                lambda name, *units: self._pairs(operation_of(config, layer, name), *units),
+            )
             return
         widths = self._attention_parts.layouts[layer].part_widths
         pairs = self._pairs(operation_of(config, layer, "qkv"), *(width // UNIT_ROWS for width in widths))

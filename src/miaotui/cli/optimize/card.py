@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miaotui.cli.output import messages
 from miaotui.config import format_size
@@ -59,19 +60,13 @@ def show_card(found: ReportCard) -> None:
         f"{messages.CARD_FILE()}: {found.file['name']}, {format_size(found.file['bytes'])} "
         f"({messages.CARD_OF()} {found.source['name']}, {format_size(found.source['bytes'])})"
     )
-    print(
-        f"{messages.CARD_LOSS()}: {quality['mean_kl']:.4f} nats ({quality['mean_kl_low']:.4f} - "
-        f"{quality['mean_kl_high']:.4f}), p99 {quality['p99_kl']:.3f}, p99.9 {quality['p99_9_kl']:.3f}"
-    )
-    print(
-        f"{messages.CARD_TOP()}: {100 * quality['same_top']:.1f}%; {messages.CARD_PERPLEXITY()}: "
-        f"{quality['perplexity_of_source']:.3f} -> {quality['perplexity']:.3f}"
-    )
-    if quality.get("questions"):
+    if "mean_loss" in quality:
         print(
-            f"{messages.CARD_FLIPS()}: {quality['flips']} / {quality['questions']} "
-            f"({messages.CARD_RIGHT()} {quality['right_of_source']} -> {quality['right']})"
+            f"{messages.CARD_LOSS()}: {quality['mean_loss']:.5f} ({quality['loss']}; {quality['mean_loss_low']:.5f} - "
+            f"{quality['mean_loss_high']:.5f}), p99 {quality['p99_loss']:.4f}, max {quality['worst_loss']:.4f}"
         )
+    else:
+        _show_divergence(quality)
     if found.speed is not None:
         peak = found.speed["peak_bytes"]
         memory = "" if peak is None else f"; {messages.CARD_MEMORY()}: {format_size(peak)}"
@@ -87,3 +82,20 @@ def show_card(found: ReportCard) -> None:
     )
     for note in found.notes:
         print(f"- {note}")
+
+
+def _show_divergence(quality: Mapping[str, Any]) -> None:
+    """Print how far a decoder's distributions are from the original's."""
+    print(
+        f"{messages.CARD_LOSS()}: {quality['mean_kl']:.4f} nats ({quality['mean_kl_low']:.4f} - "
+        f"{quality['mean_kl_high']:.4f}), p99 {quality['p99_kl']:.3f}, p99.9 {quality['p99_9_kl']:.3f}"
+    )
+    print(
+        f"{messages.CARD_TOP()}: {100 * quality['same_top']:.1f}%; {messages.CARD_PERPLEXITY()}: "
+        f"{quality['perplexity_of_source']:.3f} -> {quality['perplexity']:.3f}"
+    )
+    if quality.get("questions"):
+        print(
+            f"{messages.CARD_FLIPS()}: {quality['flips']} / {quality['questions']} "
+            f"({messages.CARD_RIGHT()} {quality['right_of_source']} -> {quality['right']})"
+        )

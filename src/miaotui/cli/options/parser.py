@@ -33,6 +33,7 @@ from miaotui.cli.options.tasks import (
     summarize_options,
     translate_options,
 )
+from miaotui.cli.options.tenants import encryption_options, tenant_options
 from miaotui.cli.output import messages
 from miaotui.hub.catalog import DEFAULT_MODEL
 
@@ -336,6 +337,8 @@ COMMANDS = (
         "cluster",
     ),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
+    Command("tenant", "share a server among tenants", "ACTION [...]", range(1, 4), tenant_options, "tenants"),
+    Command("encryption", "make and change master keys", "ACTION [FILE]", range(1, 3), encryption_options, "tenants"),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
     Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),

@@ -74,6 +74,7 @@ def _network(group: argparse._ArgumentGroup) -> None:
 def _access(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--api-key-file", metavar="FILE", help="let in keys of this file; see miaotui key")
+    add("--tenants", metavar="FILE", help="let in keys of the tenants of this file; see miaotui tenant")
     add("--insecure", action="store_true", help="let in other machines without keys")
     about = "let clients load and unload adapters of this computer (/v1/load_lora_adapter)"
     add("--allow-adapters", action="store_true", help=about)
@@ -154,6 +155,10 @@ def _support(group: argparse._ArgumentGroup) -> None:
 def _logs(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--audit-log", metavar="FILE", help="append one JSON line per request, without its text")
+    add(
+        "--audit-log-mb", type=whole(1, 1 << 20), metavar="N", help="of one file, which is then put aside (default: 64)"
+    )
+    add("--audit-log-files", type=whole(0, 999), metavar="N", help="that were put aside and are kept (default: 9)")
     add("--log-format", choices=("text", "json"), metavar="text|json", help="default: text")
     levels = ("debug", "info", "warning", "error")
     add("--log-level", choices=levels, metavar="LEVEL", help=f"{', '.join(levels)} (default: info)")

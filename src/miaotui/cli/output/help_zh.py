@@ -16,12 +16,14 @@ from miaotui.cli.output.help_zh_cluster import CLUSTER_HELP
 from miaotui.cli.output.help_zh_dmlm import DMLM_HELP
 from miaotui.cli.output.help_zh_learning import LEARNING_HELP
 from miaotui.cli.output.help_zh_optimize import OPTIMIZE_HELP
+from miaotui.cli.output.help_zh_tenants import TENANTS_HELP
 from miaotui.hub.catalog import DEFAULT_MODEL
 
 HELP = {
     **BENCH_HELP,
     **CLUSTER_HELP,
     **OPTIMIZE_HELP,
+    **TENANTS_HELP,
     **LEARNING_HELP,
     **DMLM_HELP,
     # the overview and the commands
@@ -306,11 +308,6 @@ HELP = {
     "the key may drain the server, and change its log level and limits": "此密钥可排空服务器，并更改其日志级别和限额",
     "requests at once at most": "同时请求数上限",
     # index and search
-    "ACTION is one of create, add, delete, update, stats, list. NAME names an index in miaotui's folder; with a slash "
-    "in it, it is a folder. After NAME, add and update take files and folders (.txt .md .html .jsonl .csv .tsv .pdf), "
-    "delete takes ids. add makes the index if there is none.": "ACTION 是 create、add、delete、update、stats、list 之一。"
-    "NAME 是 miaotui 文件夹中索引的名称；含斜杠则表示文件夹。add 和 update 在 NAME 之后跟文件或文件夹"
-    "（.txt .md .html .jsonl .csv .tsv .pdf），delete 跟编号。索引不存在时 add 会新建。",
     "a new index": "新建索引",
     "adding": "添加文档",
     "default: 1": "分区数（默认：1）",

@@ -166,6 +166,22 @@ KEY_MADE = CliMessage(
     "这是 {name} 的密钥，仅显示这一次；{path} 只保存其哈希。",
 )
 
+TENANT_REMOVED = CliMessage(
+    "{name} is removed, with {indexes} indexes, {answers} kept answers and {conversations} conversations",
+    "已删除 {name}，及其 {indexes} 个索引、{answers} 条缓存的回答和 {conversations} 段对话",
+)
+TENANT_ANSWERS_LEFT = CliMessage(
+    "If its server keeps answers, name their file with --answer-cache: they are not deleted otherwise",
+    "如果服务器缓存回答，请用 --answer-cache 指明其文件，否则那些回答不会被删除",
+)
+
+MASTER_KEY_MADE = CliMessage(
+    "{path} begins with the new master key {id}. Keep a copy elsewhere: without it what is encrypted is lost. Name the "
+    "file: {variable}={path}",
+    "{path} 的第一行是新的主密钥 {id}。请另存一份：没有它，加密的内容将无法恢复。请设置 {variable}={path}",
+)
+REWRAPPED = CliMessage("the keys of {count} files are wrapped under {id} now", "{count} 个文件的密钥已用 {id} 重新封装")
+
 # ---- recordings ----------------------------------------------------------------------------------
 
 TRANSCRIBED = CliMessage(

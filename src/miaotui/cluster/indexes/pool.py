@@ -13,6 +13,8 @@ import hashlib
 import logging
 import threading
 import time
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import aclosing
 from importlib.metadata import version
 from typing import Any
@@ -67,7 +69,7 @@ class IndexPool:
             asked = {**content, "limit": limit, "offset": offset}
             self.pool.dispatch(job, asked, lambda _, value: job.keep(0, value))
             (found,) = job.future.result(SEARCH_S)
-        except (OverloadedError, EngineError, TimeoutError):
+        except (OverloadedError, EngineError, FutureTimeoutError, CancelledError):
             self.searched_here += 1
             return index.search(query, limit, offset=offset, plain=plain)
         finally:

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
-from miaotui.model.config import ModelConfig
 
 Array = NDArray[np.float32]
 
 MAX_RANK = 256
 EXPERTS = frozenset({"expert_gate", "expert_up", "expert_down"})
 SHARED = frozenset({"shared_gate", "shared_up", "shared_down", "shared_router"})
-PER_REQUEST = frozenset({"q", "k", "v", "o", "gate", "up", "down", "router", "head"}) | EXPERTS | SHARED
+LATENT = frozenset({"q_a", "kv_a", "k_rope"})
+PER_REQUEST = frozenset({"q", "k", "v", "o", "gate", "up", "down", "router", "head"}) | EXPERTS | SHARED | LATENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +85,14 @@ def expert_pair(name: str, expert: int) -> str:
     return f"{name}.{expert}"
 
 
-def require_per_request(pairs: Iterable[str], config: ModelConfig) -> None:
+def require_per_request(pairs: Iterable[str]) -> None:
     """Raise `UnsupportedModelError` for a matrix that no pass can change for single rows.
 
-    These are those of latent attention, and of the inputs and streams of layers.
+    These are those of the inputs and streams of layers.
     """
-    supported = PER_REQUEST if config.latent is None else PER_REQUEST - {"q", "k", "v"}
     for name in pairs:
-        if matrix_of(name) not in supported:
+        if matrix_of(name) not in PER_REQUEST:
             raise UnsupportedModelError(
                 f"the adapter changes {name}, which is not supported per request, as other matrices than "
-                f"{', '.join(sorted(supported))} are not: merge it (miaotui merge-adapter), or train one for those"
+                f"{', '.join(sorted(PER_REQUEST))} are not: merge it (miaotui merge-adapter), or train one for those"
             )

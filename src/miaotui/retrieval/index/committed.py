@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from miaotui.errors import DocumentIndexError
-from miaotui.retrieval.index.settings import PLAN_FILE, read_plan
+from miaotui.retrieval.index.settings import INDEX_FILE, read_plan
 
 _READ_BYTES = 1 << 20
 _ATTEMPTS = 50  # at a state that changes while it is opened
@@ -69,7 +69,7 @@ class _ChangedError(Exception):
 
 
 def _files(folder: Path, opened: ExitStack) -> list[CommittedFile]:
-    found = [_opened(folder, folder / PLAN_FILE, opened)]
+    found = [_opened(folder, folder / INDEX_FILE, opened)]
     for partition in read_plan(folder).folders(folder):
         meta = (partition / "meta.json").read_bytes()
         segments = [str(each["segment_id"]).replace("-", "") for each in json.loads(meta)["segments"]]
