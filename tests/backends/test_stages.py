@@ -65,6 +65,7 @@ def test_stages_answer_as_one_process(variant: str, stages: int, tmp_path: Path)
         expected = answers(whole, PROMPTS, *PARAMS)
         assert answers(parts, PROMPTS, *PARAMS) == expected
         assert parts.backend.identity == whole.backend.identity
+        assert parts.backend.limits.layers == whole.backend.limits.layers
         assert parts.backend.stats().kv_token_bytes == whole.backend.stats().kv_token_bytes
 
 
@@ -73,6 +74,8 @@ def test_long_prompts_go_through_in_pieces(tmp_path: Path) -> None:
     prompts = [[int(i) for i in np.random.default_rng(n).integers(0, 300, n)] for n in (400, 60)]
     whole, parts = (engine_of(path, tmp_path, stages, chunk_size=512) for stages in (1, 2))
     with contextlib.closing(parts.backend):
+        plan = Plan((probe_chunk(whole.backend.limits, range(300), 0, 30),))
+        assert parts.backend.run(plan).logits.tobytes() == whole.backend.run(plan).logits.tobytes()
         params = [replace(PARAMS[1], prompt_logprobs=2), PARAMS[0]]
         assert answers(parts, prompts, *params) == answers(whole, prompts, *params)
 

@@ -124,7 +124,7 @@ def _sizes(
     if options.stage_at:
         memory += [each["memory_bytes"] for each in hellos if isinstance(each.get("memory_bytes"), int)]
     bytes_per_token = max(parts) if options.stage_at else sum(parts)
-    return engine_sizes(config, options, bytes_per_token, min(memory), layers[0])
+    return engine_sizes(config, options, bytes_per_token, min(memory))
 
 
 def _programs(
