@@ -377,22 +377,3 @@ DOCTOR_NOTE = CliMessage(
     "上限：按测得的带宽，每个词元读一遍权重。1 秒内：{prompt} 词元的提示之后、按测得的速率。"
     "放得下：权重、{context} 词元的上下文，另加 {overhead}。放不下的模型从磁盘运行，远低于上限。",
 )
-
-# ---- report cards --------------------------------------------------------------------------------
-
-CARD_FILE = CliMessage("File", "文件")
-CARD_OF = CliMessage("of", "来自")
-CARD_LOSS = CliMessage("Loss (KL)", "损失（KL）")
-CARD_TOP = CliMessage("Same best token", "首选词元相同")
-CARD_FLIPS = CliMessage("Questions answered otherwise", "回答改变的问题")
-CARD_RIGHT = CliMessage("right", "答对")
-CARD_PERPLEXITY = CliMessage("perplexity", "困惑度")
-CARD_SPEED = CliMessage("Speed", "速度")
-CARD_MEMORY = CliMessage("peak memory", "内存峰值")
-CARD_TYPES = CliMessage("Matrices", "矩阵")
-CARD_TEXTS = CliMessage("Calibration + test", "校准 + 测试")
-CARD_SHARED = CliMessage("lines in both", "共有的行")
-LEARNED_HELD_OUT = CliMessage("Held-out lines", "留出的样本")
-LEARNED_OLD = CliMessage("Old lines, held out", "留出的旧样本")
-LEARNED_GENERAL = CliMessage("Other texts (forgetting)", "其他文本（遗忘）")
-TRAINED_PARAMETERS = CliMessage("Parameters", "参数")
