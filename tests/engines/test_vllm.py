@@ -148,6 +148,6 @@ def test_the_real_one_writes_what_our_float32_reference_writes(tmp_path: Path) -
                 scores += [each.logprob for each in progress.logprobs]
         assert tuple(tokens) == wanted.token_ids
         assert scores == pytest.approx([each.logprob for each in wanted.logprobs], abs=0.02)
-        costs = measure(engine, 320, 2)
+        costs = measure(engine, 320, 2, 128)
         assert costs.read_s > 0
         assert costs.token_s[-1][1] >= costs.token_s[0][1] > 0
