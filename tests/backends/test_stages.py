@@ -14,6 +14,7 @@ import pytest
 
 from miaotui.backends.backend import RowStates, probe_chunk
 from miaotui.backends.options import EngineOptions
+from miaotui.backends.stages import link
 from miaotui.backends.stages.backend import StagedBackend
 from miaotui.backends.stages.worker import StageModel, bind_stage, listen
 from miaotui.engine.engine import Engine
@@ -64,6 +65,7 @@ def test_stages_answer_as_one_process(variant: str, stages: int, tmp_path: Path)
         expected = answers(whole, PROMPTS, *PARAMS)
         assert answers(parts, PROMPTS, *PARAMS) == expected
         assert parts.backend.identity == whole.backend.identity
+        assert parts.backend.limits.layers == whole.backend.limits.layers
         assert parts.backend.stats().kv_token_bytes == whole.backend.stats().kv_token_bytes
 
 
@@ -72,6 +74,8 @@ def test_long_prompts_go_through_in_pieces(tmp_path: Path) -> None:
     prompts = [[int(i) for i in np.random.default_rng(n).integers(0, 300, n)] for n in (400, 60)]
     whole, parts = (engine_of(path, tmp_path, stages, chunk_size=512) for stages in (1, 2))
     with contextlib.closing(parts.backend):
+        plan = Plan((probe_chunk(whole.backend.limits, range(300), 0, 30),))
+        assert parts.backend.run(plan).logits.tobytes() == whole.backend.run(plan).logits.tobytes()
         params = [replace(PARAMS[1], prompt_logprobs=2), PARAMS[0]]
         assert answers(parts, prompts, *params) == answers(whole, prompts, *params)
 
@@ -175,6 +179,15 @@ def test_a_stage_elsewhere_computes_for_who_knows_its_secret(tmp_path: Path) -> 
         parts = engine_of(path, tmp_path, 2, stage_at=place, stage_key_file=str(key))
         with contextlib.closing(parts.backend):
             assert answers(parts, PROMPTS, *PARAMS) == answers(whole, PROMPTS, *PARAMS)
+
+
+def test_a_stage_that_computes_for_another_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "CONNECT_S", 0.05)
+    for secret in (None, SECRET):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            place = link.PortPlace("127.0.0.1", silent.getsockname()[1], secret)
+            with pytest.raises(StageLostError, match="another server"):
+                link.StageLink(place).open()
 
 
 def test_what_stages_cannot_do_is_refused_by_name(tmp_path: Path, pair: tuple[Engine, Engine]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engines.estimates import LEAST_MARGIN, EstimatedPromises, MeasuredCosts, measure
 from miaotui.engines.stepped import Progress
-from miaotui.errors import DeadlineUnattainableError, OverloadedError
+from miaotui.errors import DeadlineUnattainableError, EngineError, OverloadedError
 from miaotui.runtime import open_remote_model
 from miaotui.types import Deadline, SamplingParams
 from tiny_models import make_tiny_folder
@@ -121,8 +121,11 @@ class SteadyEngine:
 
 def test_probes_are_all_different_and_costs_never_fall_with_width() -> None:
     engine = SteadyEngine()
-    costs = measure(engine, 320, 6)
+    costs = measure(engine, 320, 6, 128)
+    assert all(prompt + answer <= 128 for prompt, answer in engine.asked)
     assert len(engine.prompts) == len(engine.asked)  # no cache of prefixes answers one
     assert [width for width, _ in costs.token_s] == [1, 4, 6]
     assert [seconds for _, seconds in costs.token_s] == sorted(seconds for _, seconds in costs.token_s)
     assert costs.read_s > 0
+    with pytest.raises(EngineError, match="too short"):
+        measure(engine, 320, 6, 4)

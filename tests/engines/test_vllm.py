@@ -21,7 +21,8 @@ from miaotui.backends.options import EngineOptions
 from miaotui.engine.reading import readers
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.request import RequestOptions
-from miaotui.engines.vllm.build import engine_arguments, open_vllm
+from miaotui.engines.estimates import measure
+from miaotui.engines.vllm.build import ENVIRONMENT, engine_arguments, open_vllm, vllm_python
 from miaotui.engines.vllm.engine import VllmEngine, child_command
 from miaotui.errors import (
     DeadlineUnattainableError,
@@ -131,14 +132,22 @@ def has_vllm() -> bool:
 def test_the_real_one_writes_what_our_float32_reference_writes(tmp_path: Path) -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}  # of a size that vLLM's kernels take
     folder = make_tiny_folder(tmp_path, "llama", **heads)
-    params = {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True, "logprobs": 2}
+    params = SamplingParams(max_tokens=12, ignore_eos=True, logprobs=2)
     with miaotui.load(folder, backend="reference", context=128) as reference:
-        wanted = reference.generate("Hello there", **params)
-    with miaotui.load(folder, backend="vllm", context=128) as llm:
-        found = llm.generate("Hello there", **params)
-        assert found.token_ids == wanted.token_ids
-        assert [each.logprob for each in found.logprobs] == pytest.approx(
-            [each.logprob for each in wanted.logprobs], abs=0.02
-        )
-        with pytest.raises(DeadlineUnattainableError):
-            llm.generate("Hello there", max_tokens=12, ignore_eos=True, deadline_ms=0.5)
+        wanted = reference.generate([5, 6, 7, 8], max_tokens=12, ignore_eos=True, logprobs=2)
+    arguments = {**engine_arguments(folder, OPTIONS, 128), "dtype": "float32", "enforce_eager": True}
+    with closing(VllmEngine(child_command(vllm_python(), arguments), ENVIRONMENT)) as engine:
+        assert engine.ready["context"] == 128
+        engine.add(1, [5, 6, 7, 8], params, 12)
+        tokens: list[int] = []
+        scores: list[float] = []
+        while len(tokens) < 12:
+            for progress in engine.step():
+                assert progress.error is None
+                tokens += progress.tokens
+                scores += [each.logprob for each in progress.logprobs]
+        assert tuple(tokens) == wanted.token_ids
+        assert scores == pytest.approx([each.logprob for each in wanted.logprobs], abs=0.02)
+        costs = measure(engine, 320, 2, 128)
+        assert costs.read_s > 0
+        assert costs.token_s[-1][1] >= costs.token_s[0][1] > 0

@@ -87,6 +87,13 @@ def test_deadlines_are_kept_or_refused_at_once(server: Serving) -> None:
     assert tight["fits"] is False
 
 
+def test_the_list_of_models_says_what_each_can_do(server: Serving) -> None:
+    listed = {each["id"]: each for each in httpx.get(f"{server.url}/v1/models").json()["data"]}
+    able = listed["masked"]["abilities"]
+    assert able["promises"] == "kept"
+    assert (able["same_bytes"], able["grammar"], able["logprobs"], able["adapters"]) == (True, False, False, False)
+
+
 def test_operations_show_its_promises(server: Serving) -> None:
     for path in ("/health", "/ready", "/metrics", "/v1/models"):
         assert httpx.get(f"{server.url}{path}", timeout=60).status_code == 200, path

@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { seconds, t, type TextName, whole } from "../i18n";
 import { request } from "../server/http";
 import { models } from "../server/models";
+import type { ServedModel } from "../server/types";
 import { describe } from "../ui/failures";
 import { Scrolled } from "../ui/scrolled";
 import { change, quantile, readMetrics, type Sample, valueOf } from "./metrics";
@@ -17,6 +18,17 @@ const SOURCES: Record<string, TextName> = {
   past: "source-past",
   head: "source-head",
   grammar: "source-grammar",
+};
+const ABILITIES: Record<string, TextName> = {
+  same_bytes: "ability-same_bytes",
+  promises: "ability-promises",
+  grammar: "ability-grammar",
+  adapters: "ability-adapters",
+  logprobs: "ability-logprobs",
+  prompt_logprobs: "ability-prompt_logprobs",
+  logit_bias: "ability-logit_bias",
+  min_tokens: "ability-min_tokens",
+  explanations: "ability-explanations",
 };
 const KEPT = 150; // samples: five minutes
 const WINDOW = 30; // samples that percentiles are of: a minute
@@ -47,6 +59,7 @@ export function Monitor(): VNode {
           {models.value.map((each) => (
             <li key={each.id}>
               {each.id} <span class="hint">{t(each.loaded ? "loaded" : "not-loaded", { kind: each.kind, tokens: whole(each.max_model_len) })}</span>
+              {limits(each) && <div class="hint">{limits(each)}</div>}
             </li>
           ))}
         </ul>
@@ -54,6 +67,14 @@ export function Monitor(): VNode {
       <Controls />
     </div>
   );
+}
+
+/** Return what requests to a model cannot have, and whether its times are estimates; "" where there is nothing to say. */
+function limits(model: ServedModel): string {
+  const abilities = model.abilities ?? {};
+  const lacking = Object.entries(ABILITIES).filter(([name]) => abilities[name] === false || abilities[name] === "none");
+  const names = lacking.map(([, text]) => t(text)).join(", ");
+  return [names && t("lacks", { names }), abilities.promises === "estimated" && t("estimated")].filter(Boolean).join("; ");
 }
 
 function useSamples(): { moments: Moment[]; problem: string } {

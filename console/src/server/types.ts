@@ -109,6 +109,8 @@ export interface ServedModel {
   kind: string;
   max_model_len: number;
   loaded: boolean;
+  /** What requests to it can have; false and "none" are refused. */
+  abilities?: Record<string, boolean | string>;
 }
 
 /** The server's prediction for a request that was not run. */

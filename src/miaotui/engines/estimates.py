@@ -58,18 +58,22 @@ class MeasuredCosts:
         return CostRates((*points, (rows, max(rows * self.read_s, points[-1][1]))), 0.0, 0.0)
 
 
-def measure(engine: SteppedEngine, vocab_size: int, width: int) -> MeasuredCosts:
+def measure(engine: SteppedEngine, vocab_size: int, width: int, context: int) -> MeasuredCosts:
     """Time prompts and answers of an engine that has nothing else to do. Raises `EngineError` for one that hangs."""
     seeds = iter(range(1, 1 << 20))
+    long, answer = min(LONG, context // 2), min(ANSWER, context // 4)  # both fit together
+    short = min(SHORT, long // 2)
+    if short < 1 or answer < 2:
+        raise EngineError(f"a context of {context} tokens is too short to measure anything: choose a longer one")
 
-    def timed(length: int, answer: int, count: int = 1) -> float:
-        params = SamplingParams(max_tokens=answer, ignore_eos=True)
+    def timed(length: int, tokens: int, count: int = 1) -> float:
+        params = SamplingParams(max_tokens=tokens, ignore_eos=True)
         start_s = time.perf_counter()
         left = set()
         for _ in range(count):
             seed = next(seeds)
             prompt = [(seed * 7919 + 104729 * at) % vocab_size for at in range(length)]  # none begins as another
-            engine.add(-seed, prompt, params, answer)
+            engine.add(-seed, prompt, params, tokens)
             left.add(-seed)
         while left:
             for progress in engine.step():
@@ -81,14 +85,14 @@ def measure(engine: SteppedEngine, vocab_size: int, width: int) -> MeasuredCosts
                 raise EngineError(f"the engine took more than {PROBE_S:.0f} s for {count} short requests")
         return time.perf_counter() - start_s
 
-    timed(SHORT, 2)  # the first one makes what others find
-    reading = [timed(LONG, 1) - timed(SHORT, 1) for _ in range(REPEATS)]
-    read_s = max(statistics.median(reading) / (LONG - SHORT), 1e-7)
+    timed(short, 2)  # the first one makes what others find
+    reading = [timed(long, 1) - timed(short, 1) for _ in range(REPEATS)]
+    read_s = max(statistics.median(reading) / (long - short), 1e-7)
     points: list[tuple[int, float]] = []
     for each in sorted({1, min(4, width), width}):
-        spent_s = timed(SHORT, ANSWER, each) - timed(SHORT, 1, each)
+        spent_s = timed(short, answer, each) - timed(short, 1, each)
         least_s = points[-1][1] if points else 1e-6  # more answers at once never cost less
-        points.append((each, max(spent_s / (ANSWER - 1), least_s)))
+        points.append((each, max(spent_s / (answer - 1), least_s)))
     return MeasuredCosts(read_s, points)
 
 

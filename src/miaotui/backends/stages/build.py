@@ -44,6 +44,13 @@ def places_of(options: EngineOptions) -> list[StagePlace]:
     return [ChildPlace(number) for number in range(2, options.stages + 1)]
 
 
+def threads_of(options: EngineOptions) -> int | None:
+    """Return the threads of each process: on one machine they share its cores out, for idle ones spin for a while."""
+    if options.threads is not None or options.stage_at:
+        return options.threads
+    return max(1, probe().team_size // options.stages)
+
+
 def build_staged(
     path: Path, config: ModelConfig, options: EngineOptions, settings: Settings, progress: Progress | None
 ) -> Built:
@@ -67,7 +74,7 @@ def build_staged(
         for link in links:
             beginning.say(link)
         numbers = [link.ready() for link in links]
-        runner = StagedRunner(front, rear, shared_pool(options.threads), links)
+        runner = StagedRunner(front, rear, shared_pool(threads_of(options)), links)
         backend = StagedBackend(runner, sizes.limits, links, numbers, beginning.again)
         return Built(backend, Scheduler(sizes.schedule))
     except BaseException:
@@ -87,7 +94,7 @@ class _Beginning:
         pages, wanted = limits.spare_pages.stop, options.format or Format.Q8
         shared = StageSizes(limits.rows, limits.logits_rows, pages, limits.context, options.kv, wanted)
         self._layers, self._most_bytes = layers, 4 * config.hidden_size * limits.rows
-        self._values: dict[str, Any] = {"sizes": shared.plain(), "threads": options.threads}
+        self._values: dict[str, Any] = {"sizes": shared.plain(), "threads": threads_of(options)}
         if options.stage_at:
             self._values["digest"] = model_digest(path)
         else:
@@ -117,7 +124,7 @@ def _sizes(
     if options.stage_at:
         memory += [each["memory_bytes"] for each in hellos if isinstance(each.get("memory_bytes"), int)]
     bytes_per_token = max(parts) if options.stage_at else sum(parts)
-    return engine_sizes(config, options, bytes_per_token, min(memory), layers[0])
+    return engine_sizes(config, options, bytes_per_token, min(memory))
 
 
 def _programs(

@@ -17,12 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from miaotui.backends.stages.wire import PROTOCOL, Floats, Frame, FrameKind, prove, receive, send
+from miaotui.backends.stages.wire import PROTOCOL, Floats, Frame, FrameKind, prove, receive, send, watch
 from miaotui.errors import EngineError, MiaotuiError, RequestError, StageLostError, UnsupportedModelError
 
 CONNECT_S = 10.0
+SILENT = f"does not answer within {CONNECT_S:.0f} s: it may compute for another server, which has to end first"
 STOP_S = 10.0  # that a child gets to end by itself
-KEEP_ALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))  # seconds, seconds, times
 MOST_SECRET = 1 << 12  # bytes of a key file
 _KINDS = {"UnsupportedModelError": UnsupportedModelError, "RequestError": RequestError}
 
@@ -50,7 +50,9 @@ class ChildPlace:
         return f"stage {self.number} (a child of this process)"
 
     def connect(self) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
-        """Start a child. Raises `StageLostError`."""
+        """Start a child. Raises `StageLostError`, and `RequestError` where a child gets no socket."""
+        if sys.platform == "win32":
+            raise RequestError("stages of one machine need Linux or macOS: leave stages out, or name some by stage_at")
         ours, theirs = socket.socketpair()
         command = (sys.executable, "-m", "miaotui.backends.stages.worker", str(theirs.fileno()))
         try:
@@ -91,12 +93,11 @@ class PortPlace:
             reason = error.strerror or str(error) or "no answer"
             raise StageLostError(f"{self.name} cannot be reached ({reason}): start it with `miaotui stage`") from error
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in KEEP_ALIVE:
-                if hasattr(socket, option):
-                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+            watch(connection)
             is_known = self.secret is None or prove(connection, self.secret, listens=False)
+        except TimeoutError as error:
+            connection.close()
+            raise StageLostError(f"{self.name} {SILENT}") from error
         except (OSError, EOFError) as error:
             connection.close()
             raise StageLostError(f"{self.name} ended the connection: both ends need the same key file") from error
@@ -202,6 +203,9 @@ class StageLink:
                 raise self._error()
             try:
                 frame = receive(self._connection, self._most_bytes)
+            except TimeoutError as error:
+                self.lose()
+                raise StageLostError(f"{self.place.name} {SILENT}") from error
             except (OSError, EOFError, EngineError) as error:
                 self.lose()
                 raise self._error() from error

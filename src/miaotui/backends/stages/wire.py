@@ -34,6 +34,8 @@ _MAGIC = b"MTS1"
 _MOST_FIELDS = 1 << 28  # bytes
 _PROOF_BYTES = 32
 _KINDS = tuple(RowKind)
+# Seconds of silence, seconds between questions, questions without an answer; milliseconds that sent bytes may wait.
+_WATCH = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 11_000))
 
 
 class FrameKind(IntEnum):
@@ -218,6 +220,15 @@ def logit_rows(chunks: Sequence[Chunk]) -> Iterator[int]:
         row += len(chunk.tokens)
         end = row - chunk.n_after
         yield from range(end - chunk.n_logits - chunk.n_scored, end)
+
+
+def watch(connection: socket.socket) -> None:
+    """Send small messages at once, and notice within seconds that the other machine has vanished."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _WATCH:
+        if hasattr(socket, option):  # not on every system
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 # proofs --------------------------------------------------------------------------------------------------------------

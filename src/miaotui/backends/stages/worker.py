@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.backends.stages.compute import LayerStage, StageSizes
-from miaotui.backends.stages.wire import PROTOCOL, Frame, FrameKind, prove, read_chunks, receive, send
+from miaotui.backends.stages.wire import PROTOCOL, Frame, FrameKind, prove, read_chunks, receive, send, watch
 from miaotui.config import Settings
 from miaotui.errors import EngineError, MiaotuiError, RequestError
 from miaotui.hub.digest import model_digest
@@ -134,7 +134,7 @@ def listen(listening: socket.socket, secret: bytes | None, model: StageModel, se
             return
         with connection:
             try:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                watch(connection)
                 connection.settimeout(PROVED_S)
                 if secret is not None and not prove(connection, secret, listens=True):
                     LOG.warning("%s does not know the secret", address[0])

@@ -138,10 +138,7 @@ SUFFIX_ALONE = CliMessage(
     "--suffix goes with neither --raw nor --system: leave them out",
     "--suffix 不能与 --raw 或 --system 同用：请去掉它们",
 )
-STAGE_READY = CliMessage(
-    "a stage of {model} waits at {place}; name it to the server by --stage-at",
-    "{model} 的一个阶段在 {place} 等待；用 --stage-at 告知服务器",
-)
+STAGE_READY = CliMessage("a stage of {model} waits at {place}", "{model} 的一个阶段在 {place} 等待")
 NO_PROMISE = CliMessage("no promises of time with this model", "此模型不作时间承诺")
 HOW_TO_CALL = CliMessage(
     """

@@ -50,7 +50,7 @@ def open_vllm(path: Path, options: EngineOptions) -> RemoteLoop:
         return VllmEngine(command, ENVIRONMENT)
 
     def estimate(engine: SteppedEngine) -> EstimatedPromises:
-        return EstimatedPromises(NAME, measure(engine, vocab_size, width), width)
+        return EstimatedPromises(NAME, measure(engine, vocab_size, width, remote.context), width)
 
     dispatcher = SteppedDispatcher(NAME, make, width, tokens_alone(NAME, **ABILITIES), estimate)
     loop = RemoteLoop(remote, preparation, dispatcher)

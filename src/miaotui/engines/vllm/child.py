@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 MOST_LINE = 1 << 26
+CLIENT_ERRORS = ("VLLMClientError", "VLLMValidationError")  # by name: they lie elsewhere in other versions
 
 
 class Child:
@@ -70,10 +71,10 @@ class Child:
                 self.say(**values)
         except asyncio.CancelledError:
             pass
-        except (ValueError, TypeError) as error:
-            self.say(number=number, error=str(error), kind="request")
         except Exception as error:  # the parent fails this request with it
-            self.say(number=number, error=f"{type(error).__name__}: {error}", kind="failed")
+            kinds = {each.__name__ for each in type(error).__mro__}
+            kind = "request" if kinds & {"ValueError", "TypeError", *CLIENT_ERRORS} else "failed"
+            self.say(number=number, error=f"{type(error).__name__}: {error}", kind=kind)
             if self._engine.errored:  # no request can be answered any more: the parent makes a new child
                 os._exit(3)
 
