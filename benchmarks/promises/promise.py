@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.machine import Strangers, describe
 from benchmarks.places import ROOT
 from benchmarks.promises.goodput_servers import OURS, Kind, Server
-from miaotui.bench.load.http_target import HttpTarget
+from miaotui.bench.load.http_target import HttpTarget, Route
 from miaotui.bench.load.outcome import RequestOutcome
 from miaotui.bench.load.play import play_open
 from miaotui.bench.load.prompts import PlannedRequest
@@ -49,8 +49,8 @@ PARTS = ("idle", "refusals")
 class DeadlineTarget(HttpTarget):
     """Our server, asked with a deadline for each request, by its number; None: without one."""
 
-    def __init__(self, url: str, deadlines_ms: Mapping[int, float | None]) -> None:
-        super().__init__(url, "bench", AskOptions(ignore_eos=True, temperature=1.0))
+    def __init__(self, url: str, deadlines_ms: Mapping[int, float | None], route: Route = "chat") -> None:
+        super().__init__(url, "bench", AskOptions(ignore_eos=True, temperature=1.0), route=route)
         self.deadlines_ms = deadlines_ms
 
     def body(self, planned: PlannedRequest) -> dict[str, Any]:

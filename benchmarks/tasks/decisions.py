@@ -1,12 +1,13 @@
 """Decisions on questions of public sets: by a model's logits, by likeness of an encoder, by both, and by a grammar.
 
-    python -m benchmarks.tasks.decisions DATA [--model NAME] [--questions N] [--answers FILE] [--limit-s T]
+    python -m benchmarks.tasks.decisions DATA [--model NAME] [--questions N] [--development N] [--answers FILE]
+        [--limit-s T] [--logits-alone]
 
 DATA holds a folder for each set. Weights and temperatures are fitted on development questions, of the sets' training
 parts (agnews has none: texts that no test question has), and judged on test questions. Each answer is a line of
 ``--answers``, so that a run goes on where another one ended; ``--limit-s`` ends it in time. The questions, their order
-and the shuffles come from fixed seeds. A grammar writes the label after the first prompt of each question. Prints one
-JSON line last.
+and the shuffles come from fixed seeds. A grammar writes the label after the first prompt of each question;
+``--logits-alone`` leaves the grammar and the shuffles out. Prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from miaotui.tasks.decisions.questions import messages_of, read_question, spoken
 from miaotui.tasks.decisions.weights import SourcedOptions, fit_weights, kind_of, logits_of, weights_for
 
 ENGLISH, OTHER = "bge-small-en", "embedder"
-DEVELOPMENT = 160  # questions that can be asked for calibration
+DEVELOPMENT = 480  # questions that can be asked for calibration
 Asked = tuple[str, str, ChoiceQuestion, str]  # set, text, question, the right option
 Row = dict[str, Any]
 
@@ -131,6 +132,17 @@ def sourced(row: Row, likeness: Sequence[float] | None, *, logits: bool = True) 
     return SourcedOptions(values if logits else [0.0] * len(values), likeness, place, kind_of("choice", len(values)))
 
 
+def again_figures(asked: Sequence[Row]) -> Row:
+    """Figures of the questions that were asked in another order and of a grammar too."""
+    best = [max(row["logits"], key=row["logits"].__getitem__) for row in asked]
+    again = [max(row["shuffled"], key=row["shuffled"].__getitem__) for row in asked]
+    return {
+        "asked_again": len(asked),
+        "grammar_bound": round(float(np.mean([row["written"] == spoken(row["right"]) for row in asked])), 4),
+        "changed_by_order": float(np.mean([first != second for first, second in zip(best, again, strict=True)])),
+    }
+
+
 def summary(found: Sequence[tuple[Row, list[float]]], model: str) -> Row:
     """Figures of all ways on the test questions that are answered."""
     parts = {part: [each for each in found if each[0]["part"] == part] for part in ("development", "test")}
@@ -141,8 +153,7 @@ def summary(found: Sequence[tuple[Row, list[float]]], model: str) -> Row:
         "both": sourced,
     }
     tests = [row for row, _ in parts["test"]]
-    best = [max(row["logits"], key=row["logits"].__getitem__) for row in tests]
-    again = [max(row["shuffled"], key=row["shuffled"].__getitem__) for row in tests]
+    whole = [row for row in tests if "written" in row]
     return {
         "benchmark": "decisions", "model": model, "encoders": [ENGLISH, OTHER],
         "development": len(parts["development"]), "questions": len(tests),
@@ -150,8 +161,7 @@ def summary(found: Sequence[tuple[Row, list[float]]], model: str) -> Row:
             name: judged([make(*each) for each in parts["development"]], [make(*each) for each in parts["test"]], names)
             for name, make in ways.items()
         },
-        "grammar_bound": round(float(np.mean([row["written"] == spoken(row["right"]) for row in tests])), 4),
-        "changed_by_order": float(np.mean([first != second for first, second in zip(best, again, strict=True)])),
+        **(again_figures(whole) if whole else {}),
         "orders_agree": round(float(np.mean([row["agree"] for row in tests])), 4),
         "label_mass": round(float(np.mean([row["mass"] for row in tests])), 3),
         "median_ms": float(np.median([row["took_ms"] for row in tests])),
@@ -166,6 +176,8 @@ def main() -> int:
     parser.add_argument("--development", type=int, default=120, help=f"questions for calibration, up to {DEVELOPMENT}")
     parser.add_argument("--answers", type=Path, default=Path("decisions.jsonl"))
     parser.add_argument("--limit-s", type=float, default=1e9)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--logits-alone", action="store_true", help="without other orders and a grammar")
     parsed = parser.parse_args()
     began_s = time.perf_counter()
     test = questions(parsed.data, parsed.questions)
@@ -175,7 +187,10 @@ def main() -> int:
     lines = parsed.answers.read_text().splitlines() if parsed.answers.exists() else []
     done = {(row["part"], row["place"]): row for row in map(json.loads, lines)}
     if asked.keys() - done.keys():
-        with miaotui.load(parsed.model, speculate=False) as llm, parsed.answers.open("a") as file:
+        with (
+            miaotui.load(parsed.model, speculate=False, threads=parsed.threads) as llm,
+            parsed.answers.open("a") as file,
+        ):
             decider = Decider(llm)
             for key, each in asked.items():
                 if time.perf_counter() - began_s > parsed.limit_s:
@@ -183,7 +198,8 @@ def main() -> int:
                 if key in done:
                     continue
                 row = decided(decider, *key, each)
-                done[key] = row | (beside(llm, decider, key[1], each) if key[0] == "test" else {})
+                again = key[0] == "test" and not parsed.logits_alone
+                done[key] = row | (beside(llm, decider, key[1], each) if again else {})
                 print(json.dumps(done[key], ensure_ascii=False), file=file, flush=True)
     rows_ = [done[key] for key in asked if key in done]
     print(json.dumps(summary(list(with_likeness(rows_, asked)), parsed.model)))

@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 import miaotui
 from miaotui.libraries import need
 from miaotui.tasks.calibration import report
-from miaotui.tasks.classification import names_of, phrases_of
+from miaotui.tasks.classification import names_of, phrases_of, words_of
 from miaotui.tasks.heads.head import fit_head, head_of_names
 from miaotui.tasks.sentiments import NEGATIVE, POSITIVE, SENTIMENT_PHRASES
 from miaotui.tasks.vectors import embed_texts
@@ -33,6 +33,7 @@ from miaotui.tasks.vectors import embed_texts
 PRAISE = ("positive", "1")  # labels of sets
 UNTRAINED = "sentiment"  # the sets without examples
 ENGLISH, SENTIMENT, OTHER = "all-minilm-l6-v2", "bge-small-en", "embedder"
+INTENTS = Path(__file__).with_name("banking77_descriptions.json")
 SAVED_TEXTS = 500  # between two writes of the cache
 DESCRIPTIONS = {
     "World": [
@@ -141,8 +142,8 @@ def hotels(data: Path) -> Pairs:
     return [pairs[p] for p in np.random.default_rng(0).permutation(len(pairs)).tolist()]
 
 
-# A protocol gives (name, encoder, bar, examples, tests) for each seed.
-Split = tuple[str, str, float, Pairs, Pairs]
+# A protocol gives (name, encoder, bar, examples, tests, descriptions of labels) for each seed.
+Split = tuple[str, str, float, Pairs, Pairs, Mapping[str, Sequence[str]]]
 
 
 def drawn(pairs: Pairs, most: int | None) -> Pairs:
@@ -155,30 +156,33 @@ def drawn(pairs: Pairs, most: int | None) -> Pairs:
 def banking77(data: Path, most: int | None) -> Iterator[Split]:
     train, test = (rows(data / f"banking77/{name}.csv", "text", "category") for name in ("train", "test"))
     for count, bar in ((10, 0.88), (30, 0.91)):
-        yield f"banking77, {count} a class", ENGLISH, bar, per_class(train, count, 0)[0], test
+        yield f"banking77, {count} a class", ENGLISH, bar, per_class(train, count, 0)[0], test, {}
+    texts = json.loads(INTENTS.read_text(encoding="utf-8"))
+    described = {label: [words_of(label), *each] for label, each in texts.items()}
+    yield "banking77, 10 a class, described", ENGLISH, 0.88, per_class(train, 10, 0)[0], test, described
 
 
 def agnews(data: Path, most: int | None) -> Iterator[Split]:
     for seed in range(3):
         train, rest = per_class(news(data), 8, seed)
-        yield f"agnews, 8 a class, seed {seed}", ENGLISH, 0.82, train, drawn(rest, most)
+        yield f"agnews, 8 a class, seed {seed}", ENGLISH, 0.82, train, drawn(rest, most), DESCRIPTIONS
 
 
 def tnews(data: Path, most: int | None) -> Iterator[Split]:
     train, test = (json_lines(data / f"tnews/{name}.json") for name in ("train_0", "test_public"))
-    yield "tnews, its own split", OTHER, 0.50, train, test
+    yield "tnews, its own split", OTHER, 0.50, train, test, {}
 
 
 def sst2(data: Path, most: int | None) -> Iterator[Split]:
     train, test = tabbed(data / "sst2/train.tsv"), tabbed(data / "sst2/test.tsv")
     for seed in range(3):
-        yield f"sst2, 32 a class, seed {seed}", SENTIMENT, 0.82, per_class(train, 32, seed)[0], test
-    yield "sst2, all of train", SENTIMENT, 0.89, train, test
+        yield f"sst2, 32 a class, seed {seed}", SENTIMENT, 0.82, per_class(train, 32, seed)[0], test, {}
+    yield "sst2, all of train", SENTIMENT, 0.89, train, test, {}
 
 
 def chnsenticorp(data: Path, most: int | None) -> Iterator[Split]:
     pairs = hotels(data)
-    yield "chnsenticorp, 1,000 in train", OTHER, 0.87, pairs[:1000], drawn(pairs[1000:], most)
+    yield "chnsenticorp, 1,000 in train", OTHER, 0.87, pairs[:1000], drawn(pairs[1000:], most), {}
 
 
 PROTOCOLS: dict[str, Callable[[Path, int | None], Iterator[Split]]] = {
@@ -187,15 +191,15 @@ PROTOCOLS: dict[str, Callable[[Path, int | None], Iterator[Split]]] = {
 
 
 def labels(name: str, data: Path, cache: Path, most: int | None) -> Iterator[dict[str, Any]]:
-    for title, encoder, bar, train, test in PROTOCOLS[name](data, most):
+    for title, encoder, bar, train, test, described in PROTOCOLS[name](data, most):
         vectors = Vectors(cache, encoder)
-        words = phrases_of({label: DESCRIPTIONS.get(label) for label in names_of(x for _, x in train)})
+        words = phrases_of({label: described.get(label) for label in names_of(x for _, x in train)})
         flat = vectors([phrase for each in words.values() for phrase in each])
         named = dict(zip(words, np.split(flat, np.cumsum([len(each) for each in words.values()])[:-1]), strict=True))
         made, held = vectors([text for text, _ in train]), vectors([text for text, _ in test])
         began_s = time.perf_counter()
         wanted = [label for _, label in train]
-        head = fit_head(made, wanted, encoder=encoder, prompt=None, names=named, are_descriptions=name == "agnews")
+        head = fit_head(made, wanted, encoder=encoder, prompt=None, names=named, are_descriptions=bool(described))
         fit_s = time.perf_counter() - began_s
         targets = [head.labels.index(label) for _, label in test]
         found = report(head.layer.logits(held), targets, head.temperature)

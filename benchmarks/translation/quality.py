@@ -1,13 +1,15 @@
 """Translation, English and Chinese: BLEU and chrF beside transformers in float32, and hostile texts.
 
     python -m benchmarks.translation.quality DATA [--pairs N] [--hostile N] [--transformers] [--cache FILE]
-        [--limit-s S]
+        [--limit-s S] [--ways en-zh zh-en]
 
 DATA holds ``ntrex-en-zh``. Pairs are drawn with seed 0. Both engines get equal prompts (token ids), the weights of
 one GGUF file (transformers' dequantized to float32), and choose greedily; ``first`` is the first answer,
 paired with transformers', ``checked`` the call's own result, with its checks and further attempts. Answers are kept in
-the cache, so that a run goes on where another one ended. Hostile texts are translated into the other language; loops
-and echoes are told by `hostile_texts`. Scores by sacrebleu, whose signature is printed. One JSON line last.
+the cache, so that a run goes on where another one ended; a difference of BLEU is of the sentences that all have
+answered, with the interval of samples of sentences. ``--transformers`` needs torch and accelerate. Hostile texts are
+translated into the other language; loops and echoes are told by `hostile_texts`. Scores by sacrebleu, whose signature
+is printed. One JSON line last.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sacrebleu
 
 import miaotui
 from benchmarks.machine import describe
 from benchmarks.translation.hostile_texts import echoes, hostile_texts, loops
+from benchmarks.translation.transformers_greedy import GreedyTransformers
 from miaotui.tasks.translation.calls import TRANSLATION_MODEL, translated
 from miaotui.tasks.translation.translator import messages_for
 from miaotui.tasks.writing.steps import WriteRequest, WriteSteps
@@ -38,10 +42,12 @@ from miaotui.translation.result import TranslationOptions
 from miaotui.types import SamplingParams
 
 TOKENS = 120
-TOGETHER = 12
-BLOCK = 60  # pairs that all engines answer before the next ones
+TOGETHER = 50
+SAMPLES = 1_000  # of sentences, for the interval of a difference
+BLOCK = 100  # pairs that all engines answer before the next ones
 WAYS = (("en", "zh"), ("zh", "en"))
 Answers = dict[str, str]
+Row = dict[str, Any]
 Rival = Callable[[Sequence[WriteRequest]], list[str]]
 
 
@@ -79,27 +85,11 @@ def fill(cache: Path, known: dict[str, Answers], name: str, keys: Sequence[str],
 
 def transformers_answers(writer: Writer, path: Path) -> Rival:
     """A function from requests to transformers' greedy answers."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
-    ends = sorted(writer.llm.tokenizer.eos_ids)
+    rival = GreedyTransformers(path, sorted(writer.llm.tokenizer.eos_ids), TOKENS)
 
     def answer(requests: Sequence[WriteRequest]) -> list[str]:
-        rows = [writer.encoder.prompt(each) for each in requests]
-        width = max(map(len, rows))
-        ids = torch.tensor([[ends[0]] * (width - len(row)) + row for row in rows])
-        seen = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        with torch.inference_mode():
-            out = model.generate(
-                input_ids=ids, attention_mask=seen, do_sample=False, max_new_tokens=TOKENS,
-                eos_token_id=ends, pad_token_id=ends[0], repetition_penalty=1.0,
-            )  # fmt: skip
-        texts = []
-        for row in out[:, width:].tolist():
-            stop = next((place for place, token in enumerate(row) if token in ends), len(row))
-            texts.append(writer.llm.tokenizer.decode(row[:stop]))
-        return texts
+        found = rival.answer([writer.encoder.prompt(each) for each in requests])
+        return [writer.llm.tokenizer.decode(each) for each in found]
 
     return answer
 
@@ -150,7 +140,7 @@ def answer_pairs(
         fill(cache, known, f"{name} transformers", part, until_s, partial(rival_answers, rival, request))
 
 
-def scores(found: Answers, keys: Sequence[str], references: dict[str, str], target: str) -> dict[str, Any]:
+def scores(found: Answers, keys: Sequence[str], references: dict[str, str], target: str) -> Row:
     """BLEU and chrF of the answers that are there."""
     texts = [" ".join(found[key].split()) for key in keys]
     wanted = [[references[key] for key in keys]]
@@ -159,6 +149,35 @@ def scores(found: Answers, keys: Sequence[str], references: dict[str, str], targ
     found_bleu, found_chrf = (round(each.corpus_score(texts, wanted).score, 2) for each in (bleu, chrf))
     signatures = [str(each.get_signature()) for each in (bleu, chrf)]
     return {"bleu": found_bleu, "chrf": found_chrf, "signatures": signatures}
+
+
+def difference(ours: Answers, theirs: Answers, keys: Sequence[str], references: dict[str, str], target: str) -> Row:
+    """BLEU of ours less theirs, with the 95% interval of samples of sentences, the same ones for both."""
+    bleu = sacrebleu.BLEU(tokenize="zh" if target == "zh" else "13a")
+    counts = np.array([[ngram_counts(bleu, each[key], references[key]) for key in keys] for each in (ours, theirs)])
+    drawn = np.random.default_rng(0).integers(0, len(keys), (SAMPLES, len(keys)))
+    made = [corpus_difference(counts[:, sample].sum(axis=1)) for sample in drawn]
+    low, high = np.quantile(made, (0.025, 0.975))
+    whole = corpus_difference(counts.sum(axis=1))
+    return {"bleu": round(whole, 2), "interval": [round(float(low), 2), round(float(high), 2)]}
+
+
+def ngram_counts(bleu: sacrebleu.BLEU, found: str, wanted: str) -> list[int]:
+    """What BLEU counts in one sentence: n-grams that match, n-grams, and both lengths."""
+    one = bleu.corpus_score([" ".join(found.split())], [[wanted]])
+    return [*one.counts, *one.totals, one.sys_len, one.ref_len]
+
+
+def corpus_difference(counts: Any) -> float:
+    """BLEU of the first system less that of the second one, from summed counts ``[2, 10]``.
+
+    Smoothed as `sacrebleu.BLEU` does without options.
+    """
+    ours, theirs = (
+        sacrebleu.BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], smooth_method="exp").score
+        for row in counts.tolist()
+    )
+    return float(ours - theirs)
 
 
 def hostile(writer: Writer, known: dict[str, Answers], cache: Path, count: int, until_s: float) -> dict[str, int]:
@@ -197,6 +216,8 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=Path("translations.json"))
     parser.add_argument("--limit-s", type=float, default=1e9, help="stop asking after so long; run again to go on")
     parser.add_argument("--threads", type=int)
+    names = ["-".join(way) for way in WAYS]
+    parser.add_argument("--ways", nargs="+", choices=names, default=names, help="ways that are asked in this run")
     parsed = parser.parse_args()
     until_s = time.perf_counter() + parsed.limit_s
     pairs = read_pairs(parsed.data, parsed.pairs)
@@ -206,7 +227,7 @@ def main() -> int:
         writer = Writer(llm)
         rival = transformers_answers(writer, llm.loop.model.path) if parsed.transformers else None
         for first in range(0, parsed.pairs, BLOCK):
-            for source, target in WAYS:
+            for source, target in (way for way in WAYS if "-".join(way) in parsed.ways):
                 part = sorted(pairs[source][first : first + BLOCK], key=len)  # answers of a batch end at a time
                 answer_pairs(writer, rival, (source, target), part, known, parsed.cache, until_s)
         for source, target in WAYS:
@@ -216,6 +237,11 @@ def main() -> int:
             keys = [key for key in references if all(key in known[f"{name} {way}"] for way in ways)]
             if ways and keys:
                 found = {way: scores(known[f"{name} {way}"], keys, references, target) for way in ways}
+                for way in ways[:2] if "transformers" in ways else ():
+                    other = known[f"{name} transformers"]
+                    found[way]["beyond_transformers"] = difference(
+                        known[f"{name} {way}"], other, keys, references, target
+                    )
                 results[name] = {"pairs": len(keys), **found}
                 print(name, json.dumps(results[name]), file=sys.stderr)
         results["hostile"] = hostile(writer, known, parsed.cache, parsed.hostile, until_s) if parsed.hostile else {}

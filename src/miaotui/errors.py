@@ -25,7 +25,8 @@
     ├── EncryptionKeyError          a file is encrypted, and its key is missing, another one, or the file is damaged
     ├── UnsupportedCpuError         the kernels cannot be compiled for this processor
     └── EngineError                 a bug or a fault inside the engine; the request failed
-        └── ReplicaLostError    a process that computed it has died or cannot be reached
+        ├── ReplicaLostError    a process that computed it has died or cannot be reached
+        └── StageLostError      a process that computes some of the layers has; the engine begins anew
 
 Each message says what was wrong, what was expected and what to do. The command line prints the message and exits with
 status 1; it shows a traceback only with ``MIAOTUI_TRACEBACK=1``.
@@ -148,3 +149,7 @@ class EngineError(MiaotuiError):
 
 class ReplicaLostError(EngineError):
     """A process that computed a request has died or cannot be reached."""
+
+
+class StageLostError(EngineError):
+    """A process that computes some of the layers has died or cannot be reached, and with it keys and values."""

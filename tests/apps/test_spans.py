@@ -218,3 +218,15 @@ def test_where_words_say_little_the_sentence_best_by_meaning_answers(question: s
     by_meaning = [RankedSentence(0, *places[1], support=1.0), RankedSentence(0, *places[0], support=0.95)]
     (found,) = best_spans(question, [passage], 1, by_meaning)
     assert passage[slice(*found.sentence)] == wanted
+
+
+@pytest.mark.parametrize("text", ["He left Oslo. He came back.", "他离开奥斯陆。他回来了。"])
+def test_the_words_of_a_sentence_are_their_callers_own(text: str) -> None:
+    start, end = sentences(text)[1]
+    first = words(text, start, end)
+    kept = list(first)
+    assert all(text[word.start : word.end] == word.text for word in kept)
+    first.clear()
+    assert words(text, start, end) == kept
+    moved = words(text[start:end])  # the sentence elsewhere: other places, equal words
+    assert [(word.start + start, word.text, word.term) for word in moved] == [(w.start, w.text, w.term) for w in kept]

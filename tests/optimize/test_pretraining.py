@@ -184,5 +184,5 @@ def _fail(worker: Worker, job: object) -> None:
 @pytest.mark.compare
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_run() -> None:
-    with pytest.raises(RequestError, match=r"lost each other|has failed"), workers(2, _fail, "go on", 1) as worker:
+    with pytest.raises(RequestError, match=r"from the last|has failed"), workers(2, _fail, "go on", 1) as worker:
         worker.sum_value(1.0)

@@ -210,7 +210,7 @@ def fit(kind: Kind, span: str, tags: frozenset[str]) -> float:
     ``tags`` are jieba's parts of speech in the span, empty for other languages.
     """
     if kind is Kind.THING:
-        counted = any(letter.isdigit() for letter in span)
+        counted = any(map(str.isdigit, span))
         return -0.3 if counted else 0.0 if not tags or tags & _NOUNS else -0.5
     if kind is Kind.PERSON and tags:
         return 1.0 if tags & {"nr", "nrt", "nrfg", "nt"} else -0.2

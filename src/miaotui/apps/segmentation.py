@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from miaotui.libraries import need
@@ -58,6 +58,7 @@ _IRREGULAR = """become became|begin began begun|break broke broken|bring brought
 _BASE_FORMS = {
     form: verb[0] for line in _IRREGULAR.splitlines() for verb in map(str.split, line.split("|")) for form in verb
 }
+SENTENCES_KEPT = 512  # whose words are kept: those of some questions
 _NAME = re.compile(r"US\b|May(?= \d)|(?<=War )I\b")  # what is spelt as a function word and is none
 _COUNTS = re.compile(r"\bhow many\b|(?:几|多少)[个次位座所名种条支场件类项家部本架艘层]?", re.IGNORECASE)
 _HAN_COUNTED = frozenset("nvlij")  # parts of speech, by their first letter
@@ -77,35 +78,53 @@ class Word:
     term: str
     tag: str
 
-    @property
+    @cached_property
     def is_punctuation(self) -> bool:
         """Return whether it is punctuation."""
         return self.tag == "x"
 
-    @property
+    @cached_property
+    def lower(self) -> str:
+        """Return its text in small letters."""
+        return self.text.lower()
+
+    @cached_property
+    def is_capital(self) -> bool:
+        """Return whether it begins with a capital."""
+        return self.text[:1].isupper()
+
+    @cached_property
+    def is_number(self) -> bool:
+        """Return whether it begins with a digit."""
+        return self.text[:1].isdigit()
+
+    @cached_property
     def is_function(self) -> bool:
         """Return whether a phrase neither begins nor ends with it."""
         if self.tag == "en":
             return not self.term
         return self.tag in _HAN_FUNCTION_TAGS or self.text in _HAN_LITTLE
 
-    @property
+    @cached_property
     def is_verb(self) -> bool:
         """Return whether it most likely is a verb, which ends a noun phrase."""
         if self.tag != "en":
             return self.tag in ("v", "vd", "vi", "vq", "df")
-        lower = self.text.lower()
-        if lower in _COMMON_VERBS:
+        if self.lower in _COMMON_VERBS:
             return True
-        return self.text.islower() and len(lower) > 4 and lower.endswith("ed")
+        return self.text.islower() and len(self.lower) > 4 and self.lower.endswith("ed")
 
 
 def words(text: str, start: int = 0, end: int | None = None) -> list[Word]:
     """Return the words and marks of ``text[start:end]``, with offsets into ``text``."""
-    end = len(text) if end is None else end
-    part = text[start:end]
+    return list(_words(text[start:end], start))
+
+
+@lru_cache(maxsize=SENTENCES_KEPT)
+def _words(part: str, start: int) -> tuple[Word, ...]:
+    """Return the words of a sentence that begins at ``start``: ranking, extracting and selecting ask in turn."""
     each = _chinese(part) if is_chinese(part) else _alphabetic(part)
-    return [Word(start + w.start, start + w.end, w.text, w.term, w.tag) for w in each]
+    return tuple(Word(start + w.start, start + w.end, w.text, w.term, w.tag) for w in each)
 
 
 _HAN_NAMES = frozenset(("nr", "nrt", "nrfg", "ns", "nt", "nz"))

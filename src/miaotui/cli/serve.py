@@ -234,6 +234,9 @@ def _model_options(options: ServeSettings) -> ModelOptions:
         threads=options.threads,
         context=options.context,
         max_sequences=options.max_running,
-        backend="reference" if options.backend == "reference" else "cpu",
+        backend=options.backend,  # type: ignore[arg-type]  # `EngineOptions` refuses other words
+        stages=options.stages,
+        stage_at=options.stage_at,
+        stage_key_file=options.stage_key_file,
     )
     return ModelOptions(engine, not options.no_speculate)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from miaotui.config import Settings
+from miaotui.model.encoder.opened import is_encoder
+from miaotui.model.writing.encoder_copy import write_encoder_copy
 from miaotui.model.writing.gguf_copy import write_gguf_copy
 from miaotui.optimize.origin import model_digest
 from miaotui.types import Progress
@@ -26,5 +28,5 @@ def as_gguf(path: Path, settings: Settings, progress: Progress | None = None) ->
         progress("copying the folder to a GGUF file", 0, None)
     copy = settings.folder("optimize") / f"{path.name}-{model_digest(path)[:16]}.gguf"
     if not copy.is_file():
-        write_gguf_copy(path, copy)
+        (write_encoder_copy if is_encoder(path) else write_gguf_copy)(path, copy)
     return copy

@@ -42,7 +42,7 @@ class MeasuredSpeed:
 
 
 def measured_speed(file: Path, prompt: int, answer: int, kv: str = "f16") -> MeasuredSpeed:
-    """Run ``file`` in a process of its own, with keys and values stored as ``kv``.
+    """Run ``file`` in a process of its own, with keys and values of one answer, stored as ``kv``.
 
     Another process packs its weights before, as the first start of a model does: that takes more memory than the later
     ones, which are measured. Raises `EngineError` where it does not run.
@@ -98,7 +98,8 @@ def _measure(file: str, prompt: int, answer: int, kv: str) -> MeasuredSpeed | No
     from miaotui.llm import load  # noqa: PLC0415  (the measuring process alone)
 
     rates, times = [], []
-    with load(file, context=prompt + answer + 16, speculate=False, kv=kv) as llm:
+    context = prompt + answer + 16
+    with load(file, context=context, kv_tokens=context, speculate=False, kv=kv) as llm:
         if not answer:
             return None
         vocabulary = llm.config.vocab_size

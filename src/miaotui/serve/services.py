@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.index_registry import IndexRegistry
@@ -57,6 +57,19 @@ def saved_graphs() -> SavedFiles[GraphReader]:
     return SavedFiles("graphs", ".json", read)
 
 
+class IndexReplicas(Protocol):
+    """Copies of indexes in other processes, which search them."""
+
+    def searchable(self, index: Index) -> Searchable:
+        """Return an index whose searches go to the copies."""
+
+    def changed(self, index: Index) -> None:
+        """Bring the copies of an index up to date soon."""
+
+    def close(self) -> None:
+        """Give the copies up."""
+
+
 @dataclass(frozen=True)
 class Services:
     """The parts of one server; None stands for an optional part that this server does not have."""
@@ -75,6 +88,7 @@ class Services:
     response_cache: AnswerCache | None = None
     support: Support | None = None
     meaning: MeaningService | None = None
+    index_replicas: IndexReplicas | None = None  # that search instead of this process
 
     def for_caller(self, allowance: Allowance) -> Services:
         """Return these parts as far as a caller may use them."""
@@ -101,12 +115,23 @@ class Services:
 
     def searchable(self, index: Index) -> Searchable:
         """Return an index in the form in which it is searched: by meaning too where the embedder is here."""
-        return index if self.meaning is None else self.meaning.searchable(index)
+        if self.meaning is not None:
+            return self.meaning.searchable(index)
+        return index if self.index_replicas is None else self.index_replicas.searchable(index)
+
+    def index_changed(self, index: Index) -> None:
+        """Have what was made from an index brought up to date soon."""
+        if self.meaning is not None:
+            self.meaning.changed(index)
+        if self.index_replicas is not None:
+            self.index_replicas.changed(index)
 
     def close(self) -> None:
         """Close what has files or threads: models, indexes, logs and traces."""
         if self.meaning is not None:
             self.meaning.close()
+        if self.index_replicas is not None:
+            self.index_replicas.close()
         self.models.close()
         self.seq2seq.close()
         self.speech.close()

@@ -59,6 +59,9 @@ class ServeSettings:
     context: int | None = None
     backend: str = "cpu"
     no_speculate: bool = False
+    stages: int = 1  # processes that share a model's layers
+    stage_at: tuple[str, ...] = ()  # HOST:PORT each: stages elsewhere
+    stage_key_file: str | None = None
     encoder_memory_mb: int | None = None  # of weights of all loaded encoders; None: half of the memory
     pooling: str | None = None  # of encoders whose files do not say it
     head: tuple[str, ...] = ()  # NAME=FILE each: heads of classifiers

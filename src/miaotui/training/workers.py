@@ -88,7 +88,11 @@ def workers(count: int, run: Callable[[Worker, Any], None], job: Any, threads: i
             if any(process.exitcode for process in others):
                 raise RequestError("a process of the training has failed: see its message above")
         except RuntimeError as error:
-            raise RequestError(f"the processes of the training have lost each other ({error}): start again") from error
+            why = str(error).partition("] ")[2].partition(". ")[0] or str(error)  # without the place in torch's source
+            raise RequestError(
+                f"a process of the training was lost ({why[:200]}): give the same command again, and it goes "
+                "on from the last checkpoint"
+            ) from error
         finally:
             for process in others:
                 process.kill()

@@ -40,10 +40,10 @@ def _may_begin(each: Sequence[Word], first: int, kind: Kind) -> bool:
     word = each[first]
     if word.is_punctuation:
         return False
-    if not word.is_function or kind is Kind.REASON or word.tag in _HAN_EDGES or word.text.lower() in _OWNING:
+    if not word.is_function or kind is Kind.REASON or word.tag in _HAN_EDGES or word.lower in _OWNING:
         return True
     near = each[first + 1 : first + 3]
-    return word.text.lower() in _COUNTING and any(letter.isdigit() for other in near for letter in other.text)
+    return word.lower in _COUNTING and any(letter.isdigit() for other in near for letter in other.text)
 
 
 def _ends(each: Sequence[Word], first: int, most: int, kind: Kind) -> Iterator[int]:
@@ -66,7 +66,7 @@ def _ends(each: Sequence[Word], first: int, most: int, kind: Kind) -> Iterator[i
         if kind is not Kind.REASON and (verbs > most_verbs or little > MOST_LITTLE):
             return
         if word.is_function:
-            if kind is not Kind.REASON and word.tag == "en" and word.text.lower() not in _INNER and last > first:
+            if kind is not Kind.REASON and word.tag == "en" and word.lower not in _INNER and last > first:
                 return
             if last <= closing or word.tag not in _HAN_ENDS or len(word.text) + (last > first) < 2:
                 continue
@@ -89,5 +89,5 @@ def _joins(each: Sequence[Word], index: int) -> bool:
 
 def _lists(each: Sequence[Word], index: int) -> bool:
     """Return whether the mark is followed, within a few words, by the last part of a list ("…, … and …")."""
-    following = [word.text.lower() for word in each[index + 1 : index + 6]]
+    following = [word.lower for word in each[index + 1 : index + 6]]
     return any(word in ("and", "or") for word in following)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ _NAMED = {Kind.PERSON: "capitals_person", Kind.PLACE: "capitals_place", Kind.THI
 _HAN_BESIDE = frozenset("的是在由为被和与、，。（）“”了于从到对以约第") | {"称为", "叫做", "包括", "因为"}
 _WATCHED = frozenset(("of", "the", "and", "or", "to", "in", "a", "for", "on", "with", "from", "as", "by", *",、的和与"))
 _CLAUSE_MARKS = frozenset(",;:()，；：（）—–")
+_NO_TAGS = ("en", "x")
 _TAGS = frozenset(["m", "nr", "ns", "nt", "n", "f", "vn", "v"])
 
 
@@ -51,6 +52,16 @@ class QuestionWords:
     total: float
     frame: QuestionFrame = field(default_factory=QuestionFrame)
     rarity: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def kind_name(self) -> str:
+        """Return the name of the type of answer."""
+        return self.kind.value
+
+    @cached_property
+    def wants_object(self) -> bool:
+        """Return whether the answer follows the verb ("what did they …")."""
+        return _AUXILIARY.search(self.text) is not None
 
 
 @dataclass(frozen=True)
@@ -109,8 +120,7 @@ def features(
     """Yield (name, value) of the features that are not zero."""
     each = sentence.words
     chosen = each[first : last + 1]
-    tags = frozenset(word.tag for word in chosen if word.tag not in ("en", "x"))
-    yield "form", fit(asked.kind, text, tags)
+    yield "form", fit(asked.kind, text, tags_of(chosen))
     yield "support", sentence.support
     yield "relative", sentence.support / (best or 1.0)
     if sentence.support >= best:
@@ -135,10 +145,15 @@ def features(
     yield from _rarity(asked, chosen)
     unfit = _unfit(asked, chosen) if asked.kind in TYPED else 0
     if unfit:
-        yield f"{asked.kind.value}_unfit", unfit / len(chosen)
-        yield f"{asked.kind.value}_unfit_any", 1.0
+        yield f"{asked.kind_name}_unfit", unfit / len(chosen)
+        yield f"{asked.kind_name}_unfit_any", 1.0
     yield "place", first / max(1, len(each))
     yield f"passage_{min(sentence.passage, 2)}", 1.0
+
+
+def tags_of(chosen: Sequence[Word]) -> frozenset[str]:
+    """Return the parts of speech of Chinese words."""
+    return frozenset([word.tag for word in chosen if word.tag not in _NO_TAGS])
 
 
 @lru_cache(maxsize=1)
@@ -156,12 +171,12 @@ def _beside(asked: QuestionWords, sentence: SentenceWords, first: int, last: int
         word = each[place]
         if word.tag == "en":
             if word.is_function or word.is_punctuation:
-                yield f"{side}={word.text.lower()}", 1.0
+                yield f"{side}={word.lower}", 1.0
         else:
             yield f"{side}_tag={word.tag}", 1.0
             if word.text in _HAN_BESIDE:
                 yield f"{side}={word.text}", 1.0
-        if word.text[:1].isdigit():
+        if word.is_number:
             yield f"{side}_digit", 1.0
         content = next((other.term for other in each[place::step] if other.term), "")
         if content in asked.terms:
@@ -171,7 +186,7 @@ def _beside(asked: QuestionWords, sentence: SentenceWords, first: int, last: int
 
 def _inside(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
     """Yield what the span is made of, for the kind of answer that is asked for."""
-    kind, length = asked.kind.value, len(chosen)
+    kind, length = asked.kind_name, len(chosen)
     yield f"{kind}_words_{min(length, 5)}", 1.0
     if length > 5:
         yield f"{kind}_long", float(length - 5)
@@ -179,12 +194,12 @@ def _inside(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, flo
         yield "verb_inside", 1.0
     for word in chosen[1:-1]:
         if word.is_function or word.is_punctuation:
-            yield f"inside={word.text.lower()}" if word.text.lower() in _WATCHED else "inside_other", 1.0
+            yield f"inside={word.lower}" if word.lower in _WATCHED else "inside_other", 1.0
     if chosen[0].is_function:
         yield "begins_function", 1.0
-    digits = any(word.text[:1].isdigit() for word in chosen)
+    digits = any(word.is_number for word in chosen)
     yield f"{kind}_digits" if digits else f"{kind}_no_digits", 1.0
-    if chosen[0].text[:1].isupper() and chosen[-1].text[:1].isupper():
+    if chosen[0].is_capital and chosen[-1].is_capital:
         yield f"{kind}_name", 1.0
     if chosen[0].tag != "en":
         yield f"{kind}_first={chosen[0].tag}", 1.0
@@ -196,21 +211,21 @@ def _crossed(
     asked: QuestionWords, chosen: list[Word], before: Word | None, after: Word | None
 ) -> Iterator[tuple[str, float]]:
     """Yield the span's length, its first word and its neighbours, for each opening and kind of question."""
-    opening, kind = asked.frame.opening, asked.kind.value
+    opening, kind = asked.frame.opening, asked.kind_name
     yield f"{opening}:words_{min(len(chosen), 4)}", 1.0
     yield f"{opening}:begins_{_look(chosen[0])}", 1.0
     yield f"{opening}:closed_{_side(after)}", 1.0
-    if before is not None and (before.text.lower() in PREPOSITIONS or before.text in _HAN_BESIDE):
-        yield f"{kind}:before={before.text.lower()}", 1.0
+    if before is not None and (before.lower in PREPOSITIONS or before.text in _HAN_BESIDE):
+        yield f"{kind}:before={before.lower}", 1.0
 
 
 def _look(word: Word) -> str:
     """Return the look of a word: its part of speech in Chinese, else digits, a capital, a verb or a small letter."""
     if word.tag != "en":
         return word.tag
-    if word.text[:1].isdigit():
+    if word.is_number:
         return "digit"
-    if word.text[:1].isupper():
+    if word.is_capital:
         return "capital"
     return "function" if word.is_function else "verb" if word.is_verb else "small"
 
@@ -235,12 +250,12 @@ def _rarity(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, flo
     if each:
         yield "rarity", sum(each) / len(each)
         yield "rarity_least", min(each)
-        yield f"{asked.kind.value}_rarity", max(each)
+        yield f"{asked.kind_name}_rarity", max(each)
 
 
 def _unfit(asked: QuestionWords, chosen: list[Word]) -> int:
     """Return how many words of a span have nothing of the form that is asked for ("1874 by Clara Voss")."""
-    content = [word for word in chosen if word.term and not any(letter.isdigit() for letter in word.text)]
+    content = [word for word in chosen if word.term and not any(map(str.isdigit, word.text))]
     return sum(fit(asked.kind, word.text, frozenset((word.tag,)) - {"en", "x"}) < 1.0 for word in content)
 
 
@@ -268,7 +283,7 @@ def _nearness(asked: QuestionWords, sentence: SentenceWords, first: int, last: i
             after += weight / (1 + min(gaps_after) / _REACH)
         if gaps_before or gaps_after:
             near += weight / (1 + min(gaps_before + gaps_after) / _REACH)
-    is_object = _AUXILIARY.search(asked.text) is not None  # "what did they …": the answer follows the verb
+    is_object = asked.wants_object
     yield "near", near / asked.total
     yield "object_before" if is_object else "subject_before", before / asked.total
     yield "object_after" if is_object else "subject_after", after / asked.total
@@ -281,7 +296,7 @@ def _borders(
     yield f"opened_{_side(before)}", 1.0
     yield f"closed_{_side(after)}", 1.0
     if before is not None:
-        word = before.text.lower()
+        word = before.lower
         if word in _LEADS.get(asked.kind, ()):
             yield "led", 1.0
         if word in PREPOSITIONS:
@@ -290,13 +305,13 @@ def _borders(
             yield "de_before", 1.0
         if before.text in "(（":
             yield "bracket", 1.0
-        if before.text[:1].isupper() and chosen[0].text[:1].isupper():
+        if before.is_capital and chosen[0].is_capital:
             yield "torn_before", 1.0
         if after is not None and before.text in _OPENING and after.text in _CLOSING:
             yield "quoted", 1.0
-    if after is not None and after.text[:1].isupper() and chosen[-1].text[:1].isupper():
+    if after is not None and after.is_capital and chosen[-1].is_capital:
         yield "torn_after", 1.0
-    beside = [word.text.lower() for word in (before, after) if word is not None]
+    beside = [word.lower for word in (before, after) if word is not None]
     if asked.focus and any(asked.focus in word for word in beside):
         yield "focus_beside", 1.0
 
@@ -311,14 +326,14 @@ def _side(word: Word | None) -> str:
 
 def _shape(asked: QuestionWords, chosen: list[Word], text: str) -> Iterator[tuple[str, float]]:
     """Yield the span's length and the look of its words."""
-    length, lower = len(chosen), chosen[-1].text.lower()
+    length, lower = len(chosen), chosen[-1].lower
     yield f"words_{min(length, 6)}", 1.0
     if length > 3:
         yield "long_reason" if asked.kind is Kind.REASON else "long", float(length - 3)
-    capitals = sum(word.text[:1].isupper() for word in chosen) / length
+    capitals = sum(word.is_capital for word in chosen) / length
     if asked.kind in _NAMED and capitals:
         yield _NAMED[asked.kind], capitals
-    if any(letter.isdigit() for letter in text):
+    if any(map(str.isdigit, text)):
         if asked.kind is Kind.THING:
             yield "digits_thing", 1.0
         elif asked.kind in (Kind.PERSON, Kind.PLACE):

@@ -54,7 +54,7 @@ def _chinese(question: str) -> QuestionFrame:
 
 
 def _english(each: Sequence[Word]) -> QuestionFrame:
-    lower = [word.text.lower() for word in each if not word.is_punctuation]
+    lower = [word.lower for word in each if not word.is_punctuation]
     terms = [word.term for word in each if not word.is_punctuation]
     at = next((place for place, word in enumerate(lower) if word in _ASKING), None)
     if at is None:
@@ -73,7 +73,7 @@ def frame_features(frame: QuestionFrame, each: Sequence[Word], first: int, last:
     if not frame.first:
         return
     if frame.preposition:
-        same = first > 0 and each[first - 1].text.lower() == frame.preposition
+        same = first > 0 and each[first - 1].lower == frame.preposition
         yield "frame_preposition" if same else "frame_no_preposition", 1.0
     before = next((word.term for word in reversed(each[:first]) if word.term), "")
     after = next((word.term for word in each[last + 1 :] if word.term), "")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from miaotui.apps.question_types import TYPED, fit, focus_of, kind_of
 from miaotui.apps.segmentation import Word, terms_of, words
 from miaotui.apps.spans.candidates import candidates
-from miaotui.apps.spans.features import QuestionWords, SentenceWords, score
+from miaotui.apps.spans.features import QuestionWords, SentenceWords, score, tags_of
 from miaotui.apps.spans.frames import frame_of
 from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.sentences import sentences
@@ -191,16 +191,17 @@ def _supported(asked: QuestionWords, parts: Sequence[tuple[int, int, int, list[W
 
 def _spans(asked: QuestionWords, sentence: SentenceWords, passages: Sequence[str], most: float) -> Iterator[Span]:
     text, chinese = passages[sentence.passage], is_chinese(asked.text)
+    place = (sentence.start, sentence.end)
+    shares = sum(asked.terms[term] for term in sentence.matched) >= LEAST_SHARED * asked.total
+    may_answer = shares and asked.kind in TYPED
     for first, last in candidates(sentence.words, asked.kind):
         chosen = sentence.words[first : last + 1]
         start, end = bounds_of(text, chosen)
-        points = score(asked, sentence, first, last, text[start:end], most, chinese=chinese)
-        place = (sentence.start, sentence.end)
-        tags = frozenset(word.tag for word in chosen if word.tag not in ("en", "x"))
-        shares = sum(asked.terms[term] for term in sentence.matched) >= LEAST_SHARED * asked.total
-        is_answer = shares and asked.kind in TYPED and fit(asked.kind, text[start:end], tags) >= 1.0
+        part = text[start:end]
+        points = score(asked, sentence, first, last, part, most, chinese=chinese)
+        is_answer = may_answer and fit(asked.kind, part, tags_of(chosen)) >= 1.0
         repeats = all(word.term in asked.terms for word in chosen if word.term)
-        yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, points, is_answer, repeats)
+        yield Span(sentence.passage, start, end, part, place, sentence.support, points, is_answer, repeats)
 
 
 def bounds_of(text: str, chosen: Sequence[Word]) -> tuple[int, int]:

@@ -19,7 +19,8 @@ def optimize_options(parser: argparse.ArgumentParser) -> None:
     parser.argument_default = argparse.SUPPRESS
     parser.epilog = (
         "MODEL is a GGUF file, a folder of safetensors or a name. With a limit of loss the smallest file that keeps it "
-        "is made, else the one that loses least. A run that was interrupted goes on."
+        "is made, else the one that loses least. Of an encoder, give --size and --calibration. A run that was "
+        "interrupted goes on."
     )
     target = parser.add_argument_group("the target").add_argument
     target("--size", type=size, metavar="SIZE", help="bytes of the file at most, such as 80MB")

@@ -230,8 +230,8 @@ HELP = {
         "供 /v1/tasks/classify 和 /v1/tasks/sentiment 使用的分类头；可重复"
     ),
     "what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)": "用什么计算：编译好的内核，或只用 NumPy（很慢；默认：cpu）",
-    "what computes: compiled kernels, NumPy alone, which is slow, XLA, or OpenVINO (default: cpu)": (
-        "用什么计算：编译好的内核，只用 NumPy（很慢），XLA，或 OpenVINO（默认：cpu）"
+    "what computes: compiled kernels, NumPy alone, which is slow, XLA, OpenVINO or vLLM (default: cpu)": (
+        "用什么计算：编译好的内核，只用 NumPy（很慢），XLA，OpenVINO 或 vLLM（默认：cpu）"
     ),
     "default: one per usable physical core": "线程数（默认：每个可用物理核一个）",
     "tokens at most (default: 512)": "最多词元数（默认：512）",

@@ -138,8 +138,7 @@ async def add(http: HttpRequest) -> Response:
         more_bytes = sum(len(each.body) + len(each.title) for each in documents)
         index = registry.to_change(caller, name, make=True, more_bytes=more_bytes)
         count = index.add(documents)
-        if services.meaning is not None:
-            services.meaning.changed(index)
+        services.index_changed(index)
         return {"added": len(documents), "passages": count, "version": index.version}
 
     return json_response(await run_in_threadpool(work), headers=ignored_fields(body))
@@ -208,6 +207,7 @@ async def delete(http: HttpRequest) -> Response:
                 remove_vectors(index.folder)  # without an embedder they cannot be told apart
             else:
                 services.meaning.drop_deleted(index)
+            services.index_changed(index)
         return {"id": key, "deleted": count > 0, "passages": count, "version": index.version}
 
     answer = await run_in_threadpool(work)

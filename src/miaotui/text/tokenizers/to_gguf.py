@@ -1,6 +1,7 @@
 """Metadata of a GGUF file for the tokenizer and the chat template of a model's folder.
 
-Owns the way from ``tokenizer.json`` to the ``tokenizer.ggml.*`` keys, for byte-level BPE. Knows no tensors. Invariant:
+Owns the way from ``tokenizer.json`` to the ``tokenizer.ggml.*`` keys, for BPE over bytes and for SentencePiece's BPE.
+Knows no tensors. Invariant:
 the tokenizer that the metadata describe has the folder's tokens and cuts texts as the folder's does; what cannot be
 said in a GGUF file's keys is refused.
 Source: the GGUF specification; the names of cuts are those of llama.cpp's converter.
@@ -23,6 +24,7 @@ from miaotui.text.tokenizers.from_gguf import from_gguf
 from miaotui.text.tokenizers.gguf_vocabulary import TokenType
 from miaotui.text.tokenizers.huggingface import load_backend
 from miaotui.text.tokenizers.pretokenizer import GPT2_PATTERN, SINGLE_DIGITS, cut_names
+from miaotui.text.tokenizers.sentencepiece import byte_of
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 CONVERTER = "convert it to a GGUF file with llama.cpp's convert_hf_to_gguf.py first"
@@ -31,21 +33,25 @@ CONVERTER = "convert it to a GGUF file with llama.cpp's convert_hf_to_gguf.py fi
 def tokenizer_metadata(folder: Path, vocab_size: int) -> dict[str, MetadataValue]:
     """Return the metadata of the tokenizer in ``folder``; ids up to ``vocab_size`` that it lacks become unused.
 
-    Raises `UnsupportedModelError` for another kind than byte-level BPE or unknown cuts, `ModelFormatError` for a
+    Raises `UnsupportedModelError` for another kind than BPE or unknown cuts, `ModelFormatError` for a
     damaged file, `ModelNotFoundError` for none.
     """
     own = from_folder(folder)
     values = json.loads(load_backend(folder / "tokenizer.json").to_str())
     model = values.get("model") or {}
-    if model.get("type") != "BPE" or model.get("byte_fallback") or not model.get("merges"):
+    if model.get("type") != "BPE" or not model.get("merges"):
         raise UnsupportedModelError(
-            f"the tokenizer in {folder} is no byte-level BPE, and only that is written to GGUF files here: {CONVERTER}"
+            f"the tokenizer in {folder} is no BPE, and only that is written to GGUF files here: {CONVERTER}"
         )
     metadata = _vocabulary(values, model, max(vocab_size, own.vocab_size)) | _roles(own)
     metadata |= {
         (TEMPLATE_KEY if name == DEFAULT else f"{TEMPLATE_KEY}.{name}"): text
         for name, text in folder_templates(folder).items()
     }
+    if model.get("byte_fallback"):
+        metadata |= _scored(metadata, model, own.roles.drops_space)
+        if same_tokens(own, from_gguf(metadata)):
+            return metadata
     for name in cut_names(_patterns(values), bool(model.get("ignore_merges")), _composes(values)):
         found = metadata | {"tokenizer.ggml.pre": name}
         if same_tokens(own, from_gguf(found)):
@@ -59,9 +65,11 @@ def _vocabulary(values: Mapping[str, Any], model: Mapping[str, Any], size: int) 
     tokens = [f"[PAD{number}]" for number in range(size)]
     kinds = [int(TokenType.UNUSED)] * size
     for text, token in model["vocab"].items():
-        tokens[token], kinds[token] = text, int(TokenType.NORMAL)
+        kind = TokenType.NORMAL if byte_of(text) is None or not model.get("byte_fallback") else TokenType.BYTE
+        tokens[token], kinds[token] = text, int(kind)
     for added in values.get("added_tokens") or ():
         kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        kind = TokenType.UNKNOWN if added["content"] == model.get("unk_token") else kind
         tokens[added["id"]], kinds[added["id"]] = added["content"], int(kind)
     merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
     return {
@@ -69,6 +77,19 @@ def _vocabulary(values: Mapping[str, Any], model: Mapping[str, Any], size: int) 
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.merges": merges,
+    }
+
+
+def _scored(metadata: Mapping[str, Any], model: Mapping[str, Any], adds_space: bool) -> dict[str, MetadataValue]:
+    """Return what describes SentencePiece's BPE: pieces that are merged sooner have a higher score."""
+    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
+    scores = dict.fromkeys(tokens, -float(len(model["merges"])))
+    for rank in range(len(model["merges"]) - 1, -1, -1):  # of several merges into one piece the first counts
+        scores["".join(metadata["tokenizer.ggml.merges"][rank].split(" "))] = -float(rank)
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.scores": [scores[text] for text in tokens],
+        "tokenizer.ggml.add_space_prefix": adds_space,
     }
 
 
