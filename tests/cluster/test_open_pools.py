@@ -25,6 +25,7 @@ from miaotui.encoders.runtime import run_encoder
 from miaotui.hub.digest import model_digest
 from miaotui.serve.app import create_app
 from miaotui.serve.documents.index_registry import IndexRegistry
+from miaotui.serve.middleware.keys import ANYONE
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import open_services
 from tiny_encoder_models import make_encoder_folder
@@ -72,7 +73,7 @@ def test_routes_answer_from_replicas(alone: Encoder, tmp_path: Path) -> None:
             await services.encoders.put_away(entry)
             await ask_all(client, alone)  # it was opened anew
             assert opened.pools["vectors"] is not pool
-            await search(client, index_pool, registry)
+            await search(client, index_pool, registry, searchers.root)
         services.close()
         searchers.close()
 
@@ -103,16 +104,27 @@ async def ask_all(client: httpx.AsyncClient, alone: Encoder) -> None:
     assert wrong.status_code == 400
 
 
-async def search(client: httpx.AsyncClient, pool: IndexPool, registry: IndexRegistry) -> None:
-    """Add documents and find them: at the replica, once it has the snapshot."""
+async def search(client: httpx.AsyncClient, pool: IndexPool, registry: IndexRegistry, copies: Path) -> None:
+    """Add documents and find them: at the replica, once it has the snapshot; deleted, they are in no file of its."""
     documents = [{"id": f"d{number}", "body": text} for number, text in enumerate(TEXTS)]
     await client.post("/v1/indexes/notes/documents", json={"documents": documents})
-    index = registry.to_search("", "notes")
+    index = registry.to_search(ANYONE, "notes")
     assert await asyncio.to_thread(pool.wait, index, 1, 60)
     before = pool.searched_here
     found = (await client.post("/v1/indexes/notes/search", json={"query": "paris", "explain": True})).json()
     assert [each["id"] for each in found["data"]] == ["d2"]
     assert pool.searched_here == before
+    await client.post("/v1/indexes/notes/documents", json={"documents": [{"id": "d9", "body": "a second snapshot"}]})
+    assert await asyncio.to_thread(pool.wait, index, 1, 60)
+    assert holding(copies, b"paris"), "there are copies"
     await client.request("DELETE", "/v1/indexes/notes/documents/d2")
+    assert not holding(copies, b"paris")
     gone = (await client.post("/v1/indexes/notes/search", json={"query": "paris"})).json()
     assert gone["data"] == []
+    await client.request("DELETE", "/v1/indexes/notes")
+    assert not holding(copies, b"second")
+    assert (await client.post("/v1/indexes/notes/search", json={"query": "cat"})).status_code == 404
+
+
+def holding(folder: Path, word: bytes) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file() and word in path.read_bytes()]

@@ -66,6 +66,9 @@ class IndexReplicas(Protocol):
     def changed(self, index: Index) -> None:
         """Bring the copies of an index up to date soon."""
 
+    def drop(self, folder: Path) -> None:
+        """Delete the copies of the index in a folder, or of all indexes in it; wait until they are gone."""
+
     def close(self) -> None:
         """Give the copies up."""
 
@@ -104,7 +107,16 @@ class Services:
         self.responses.drop_all(caller.owner)
         if self.response_cache is not None:
             self.response_cache.keep_no_more(caller.owner)
-        threading.Thread(target=self.indexes.forget, args=(caller,), name="miaotui-forget", daemon=True).start()
+
+        def work() -> None:
+            self.drop_copies(self.indexes.forget(caller))
+
+        threading.Thread(target=work, name="miaotui-forget", daemon=True).start()
+
+    def drop_copies(self, folder: Path) -> None:
+        """Delete what other processes hold of the index in a folder, or of the indexes in it."""
+        if self.index_replicas is not None:
+            self.index_replicas.drop(folder)
 
     def graph(self, name: str) -> GraphReader:
         """Return a graph, which reads words by meaning where this server does. Raises `RequestError`."""

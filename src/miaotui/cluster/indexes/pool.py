@@ -16,7 +16,9 @@ import time
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import aclosing
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from miaotui.apps.qa_pipeline import Searchable
@@ -48,16 +50,28 @@ class IndexPool:
         self.pool = JobPool(INDEXES, members, expected, lambda piece: piece.get("found", ()), self._bring)
 
     def searchable(self, index: Index) -> Searchable:
-        """Return an index whose searches go to replicas; itself where it has partitions elsewhere already."""
-        if index.plan.remotes:
+        """Return an index whose searches go to replicas; itself where it has partitions elsewhere, or is encrypted."""
+        if _stays(index):
             return index
         self._note(index)
         return _ReplicatedIndex(index, self)
 
     def changed(self, index: Index) -> None:
         """Send the newest state of an index to all replicas, soon."""
-        if not index.plan.remotes:
+        if not _stays(index):
             self._note(index, is_changed=True)
+
+    def drop(self, folder: Path) -> None:
+        """Delete all snapshots of the index in ``folder``, or of the indexes in it; wait until they are gone.
+
+        A replica that cannot be reached deletes its own when it ends, or when one starts in its place.
+        """
+        with self._lock:
+            keys = [key for key, each in self._indexes.items() if folder in (each.folder, each.folder.parent)]
+            for key in keys:
+                del self._indexes[key]
+        for key in keys:
+            self.pool.on_channels(partial(self._drop, key=key))
 
     def search(self, index: Index, query: str, limit: int, offset: int, plain: bool) -> Results:
         """Search at a replica that has the newest version; here where none has. Raises as `Index.search`."""
@@ -115,10 +129,21 @@ class IndexPool:
         except (MiaotuiError, OSError) as error:
             LOG.warning("a snapshot could not be sent to a replica, which is not asked for it: %s", error)
 
+    async def _drop(self, channel: Channel, *, key: str) -> bool:
+        try:
+            async with self._sending.setdefault(f"{id(channel)}:{key}", asyncio.Lock()):
+                await _ask(channel, {"do": "drop", "key": key, "version": VERSION})
+        except MiaotuiError as error:
+            LOG.warning("a replica did not delete a snapshot: %s", error)
+            return False
+        return True
+
     async def _send(self, channel: Channel, key: str) -> None:
         """Send the newest state of an index, as far as the replica does not have it. Raises a `MiaotuiError`."""
         with self._lock:
-            index = self._indexes[key]
+            index = self._indexes.get(key)
+        if index is None:  # deleted meanwhile
+            return
         with await asyncio.to_thread(open_state, index.folder) as state:
             head = {"key": key, "digest": state.digest, "version": VERSION}
             files = [[each.name, each.size, each.sha256] for each in state.files]
@@ -175,6 +200,11 @@ async def _has(channel: Channel, index: Index) -> bool:
     except MiaotuiError:
         return False
     return True
+
+
+def _stays(index: Index) -> bool:
+    """Return whether an index is searched in this process alone: snapshots of an encrypted one would be plain."""
+    return bool(index.plan.remotes) or index.seal is not None
 
 
 def _key(index: Index) -> str:

@@ -66,6 +66,11 @@ class IndexReplica:
         self._search_s, self._running = FIRST_SEARCH_S, 0
 
     @property
+    def root(self) -> Path:
+        """Return the folder of all snapshots."""
+        return self._root
+
+    @property
     def healthy(self) -> bool:
         """Return True: nothing runs between searches."""
         return True
@@ -116,7 +121,7 @@ class IndexReplica:
 
     async def answer(self, message: Mapping[str, Any]) -> AsyncGenerator[Message, None]:
         """Yield the one reply to a search, or to a step of a snapshot's way here."""
-        steps = {"search": self._search, "offer": self._offer, "put": self._put, "use": self._use}
+        steps = {"search": self._search, "offer": self._offer, "put": self._put, "use": self._use, "drop": self._drop}
         try:
             step = steps.get(str(message.get("do")))
             if step is None or message.get("version") != VERSION:
@@ -224,6 +229,19 @@ class IndexReplica:
         if before is not None:
             self._before[key] = before[1]  # it may be searched at this moment
         return {"found": [index.version]}
+
+    def _drop(self, message: Mapping[str, Any]) -> Message:
+        """Delete all snapshots of an index; searches that run go on with open files."""
+        key = str(message["key"])
+        coming = self._coming.pop(key, None)
+        held = [each for _, each in filter(None, [self._indexes.pop(key, None)])]
+        before = self._before.pop(key, None)
+        for index in filter(None, (*held, before)):
+            index.close()
+            shutil.rmtree(index.folder, ignore_errors=True)
+        if coming is not None:
+            shutil.rmtree(coming.folder, ignore_errors=True)
+        return {"found": []}
 
     def _expected(self, message: Mapping[str, Any]) -> _Coming:
         coming = self._coming.get(str(message["key"]))

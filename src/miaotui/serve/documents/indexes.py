@@ -117,6 +117,7 @@ async def remove(http: HttpRequest) -> Response:
 
     def work() -> None:
         folder = services.indexes.remove(caller, name)
+        services.drop_copies(folder)
         services.forget_answers(caller, name)
         if services.meaning is not None:
             services.meaning.forget(folder)
@@ -202,6 +203,7 @@ async def delete(http: HttpRequest) -> Response:
         index = services.indexes.to_change(caller, name)
         count = index.delete([key])
         if count:
+            services.drop_copies(index.folder)
             services.forget_answers(caller, name)
             if services.meaning is None:
                 remove_vectors(index.folder)  # without an embedder they cannot be told apart
