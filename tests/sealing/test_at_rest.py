@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -317,3 +318,22 @@ def test_a_killed_process_leaves_an_index_that_opens_and_no_plain_byte(
         assert len(index.search("one more")) >= 1
     del index
     assert holding(home / "home") == []
+
+
+def test_answers_of_an_earlier_format_are_gone_and_nothing_is_damaged(home: Path) -> None:
+    path = home / "answers.db"
+    db = sqlite3.connect(path)
+    db.executescript(
+        "CREATE TABLE answers (id INTEGER PRIMARY KEY, key BLOB, payload BLOB, size INTEGER);"
+        "CREATE TABLE bands (band INTEGER, answer INTEGER);"
+        f"INSERT INTO answers VALUES (1, x'00', '{TEXT}', 1); PRAGMA user_version = 1;"
+    )
+    db.close()
+    assert holding(home)
+    cache = AnswerCache(CacheOptions(path))
+    assert cache.counts().entries == 0
+    assert cache.keep(asking("one"), b"kept")
+    assert cache.find(asking("one")) is not None
+    cache.close()
+    assert holding(home) == []
+    assert not path.with_name("answers.db.damaged").exists()
