@@ -73,7 +73,7 @@ def test_routes_answer_from_replicas(alone: Encoder, tmp_path: Path) -> None:
             await services.encoders.put_away(entry)
             await ask_all(client, alone)  # it was opened anew
             assert opened.pools["vectors"] is not pool
-            await search(client, index_pool, registry)
+            await search(client, index_pool, registry, searchers.root)
         services.close()
         searchers.close()
 
@@ -104,8 +104,8 @@ async def ask_all(client: httpx.AsyncClient, alone: Encoder) -> None:
     assert wrong.status_code == 400
 
 
-async def search(client: httpx.AsyncClient, pool: IndexPool, registry: IndexRegistry) -> None:
-    """Add documents and find them: at the replica, once it has the snapshot."""
+async def search(client: httpx.AsyncClient, pool: IndexPool, registry: IndexRegistry, copies: Path) -> None:
+    """Add documents and find them: at the replica, once it has the snapshot; deleted, they are in no file of its."""
     documents = [{"id": f"d{number}", "body": text} for number, text in enumerate(TEXTS)]
     await client.post("/v1/indexes/notes/documents", json={"documents": documents})
     index = registry.to_search(ANYONE, "notes")
@@ -114,8 +114,17 @@ async def search(client: httpx.AsyncClient, pool: IndexPool, registry: IndexRegi
     found = (await client.post("/v1/indexes/notes/search", json={"query": "paris", "explain": True})).json()
     assert [each["id"] for each in found["data"]] == ["d2"]
     assert pool.searched_here == before
+    await client.post("/v1/indexes/notes/documents", json={"documents": [{"id": "d9", "body": "a second snapshot"}]})
+    assert await asyncio.to_thread(pool.wait, index, 1, 60)
+    assert holding(copies, b"paris"), "there are copies"
     await client.request("DELETE", "/v1/indexes/notes/documents/d2")
+    assert not holding(copies, b"paris")
     gone = (await client.post("/v1/indexes/notes/search", json={"query": "paris"})).json()
     assert gone["data"] == []
     await client.request("DELETE", "/v1/indexes/notes")
-    assert (await client.post("/v1/indexes/notes/search", json={"query": "ana"})).status_code == 404
+    assert not holding(copies, b"second")
+    assert (await client.post("/v1/indexes/notes/search", json={"query": "cat"})).status_code == 404
+
+
+def holding(folder: Path, word: bytes) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file() and word in path.read_bytes()]

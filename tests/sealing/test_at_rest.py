@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from miaotui.retrieval.answers.calibrate import NearRule
 from miaotui.retrieval.index.encrypting import encrypt_index
 from miaotui.retrieval.meaning.vectors import PassageVectors
 from miaotui.sealing.master_keys import FILE_VARIABLE, KEY_VARIABLE, add_master_key
+from miaotui.sealing.memory_folder import VARIABLE
 from miaotui.sealing.seal import Seal
 from miaotui.serve.tenants import deletion
 from miaotui.serve.tenants.tenant_file import read_tenants
@@ -278,3 +282,58 @@ def test_a_removed_tenant_leaves_no_byte(home: Path, monkeypatch: pytest.MonkeyP
     assert main(["tenant", "remove", "beta", "--tenants", file, "--keep-data"]) == 0
     assert main(["tenant", "add", "beta", "--tenants", file]) == 1, "data of an earlier beta is there"
     assert main(["tenant", "add", "beta", "--tenants", file, "--keep-data"]) == 0
+
+
+WRITER = """
+import sys
+from miaotui.retrieval import Document, Index
+with Index.create("notes") as index:
+    for number in range(10_000):
+        index.add([Document(str(number), f"the zanzibarqux is in number{number}")])
+        print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_an_index_that_opens_and_no_plain_byte(
+    home: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = home / "memory"
+    memory.mkdir()
+    monkeypatch.setenv(VARIABLE, str(memory))
+    writer = subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    seen = -1
+    while seen < 11:
+        seen = int(writer.stdout.readline())
+    writer.kill()
+    seen = max([seen, *(int(line) for line in writer.stdout.read().split("\n")[:-1])])
+    writer.wait()
+    assert holding(home / "home") == []
+    assert list(memory.iterdir()), "what was in memory is left"
+    with Index.open("notes") as index:
+        assert len(index) in (seen + 1, seen + 2)  # the last one may have been durable before it was said
+        assert len(list(memory.iterdir())) == 1, "and goes when an index is opened again"
+        index.add([Document("more", "one more")])
+        assert len(index.search("one more")) >= 1
+    del index
+    assert holding(home / "home") == []
+
+
+def test_answers_of_an_earlier_format_are_gone_and_nothing_is_damaged(home: Path) -> None:
+    path = home / "answers.db"
+    db = sqlite3.connect(path)
+    db.executescript(
+        "CREATE TABLE answers (id INTEGER PRIMARY KEY, key BLOB, payload BLOB, size INTEGER);"
+        "CREATE TABLE bands (band INTEGER, answer INTEGER);"
+        f"INSERT INTO answers VALUES (1, x'00', '{TEXT}', 1); PRAGMA user_version = 1;"
+    )
+    db.close()
+    assert holding(home)
+    cache = AnswerCache(CacheOptions(path))
+    assert cache.counts().entries == 0
+    assert cache.keep(asking("one"), b"kept")
+    assert cache.find(asking("one")) is not None
+    cache.close()
+    assert holding(home) == []
+    assert not path.with_name("answers.db.damaged").exists()

@@ -171,6 +171,22 @@ def test_answers_and_prefixes_are_kept_apart(tenants: Tenants) -> None:
     assert cached[2] == 0
 
 
+def test_a_response_that_is_deleted_is_kept_nowhere(tenants: Tenants) -> None:
+    cache = tenants.server.services.response_cache
+    assert cache is not None
+    kept = cache.counts().kept
+    body = {"model": "tiny", "input": f"{PROMPT} Once more.", "temperature": 0, "max_output_tokens": 3}
+    first = tenants.ask("acme", "/v1/responses", body=body).json()
+    while cache.counts().kept == kept:  # a thread keeps it
+        time.sleep(0.01)
+    assert tenants.ask("acme", "/v1/responses", body=body).json()["cache"] == "hit"
+    entries = cache.counts().entries
+    assert tenants.ask("acme", f"/v1/responses/{first['id']}", "DELETE").json()["deleted"] is True
+    assert tenants.ask("acme", f"/v1/responses/{first['id']}", "GET").status_code == 404
+    assert cache.counts().entries == entries - 1
+    assert tenants.ask("acme", "/v1/responses", body=body).json()["cache"] == "miss"
+
+
 def test_a_question_to_an_index_reaches_ones_own_alone(tenants: Tenants, left: dict[str, str]) -> None:
     asked = {"question": f"What are the {MARK} figures?", "index": "pets"}
     assert tenants.ask("beta", "/v1/answer", body=asked).status_code == 404

@@ -36,6 +36,11 @@ class ModelAbilities:
     min_tokens: bool = True
     explanations: bool = True  # where each token came from
 
+    @property
+    def has_all(self) -> bool:
+        """Return whether there is nothing that a request could ask for in vain."""
+        return all(value not in (False, "none") for name, value in vars(self).items() if name != "same_bytes")
+
     def require(self, params: SamplingParams, options: RequestOptions) -> None:
         """Raise `RequestError` for the first thing that a request asks for and is not here."""
         for ability, name in self._asked(params, options):

@@ -68,6 +68,7 @@ class EngineLoop(ReadLoop):
         super().__init__(readers or Readers())
         self.engine, self.model = engine, model
         self.abilities = abilities_of(engine.backend, is_masked=model.config.masked is not None)
+        self._has_all = self.abilities.has_all
         self.promises: Promises | None = None  # None: no deadline was asked for yet
         self.healthy = True
         self._coming: deque[Request] = deque()
@@ -110,7 +111,8 @@ class EngineLoop(ReadLoop):
             raise OverloadedError("the engine is stopping: ask again in a moment", 1.0)
         if not self.healthy:
             raise OverloadedError("the engine is restarting after a fault: ask again", 1.0)
-        self.abilities.require(params, options)
+        if not self._has_all:
+            self.abilities.require(params, options)
         if options.deadline is not None and self.promises is None:
             self.calibrate()
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)

@@ -22,8 +22,6 @@ from miaotui.serve.seq2seq.models import Seq2SeqModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.speech.models import SpeechModels
 from miaotui.serve.tasks.heads import ServedHeads
-from miaotui.serve.tenants.allowance import EVERYTHING, Allowance
-from miaotui.serve.tenants.view import narrowed
 
 if TYPE_CHECKING:
     from miaotui.apps.qa_pipeline import Searchable
@@ -66,8 +64,8 @@ class IndexReplicas(Protocol):
     def changed(self, index: Index) -> None:
         """Bring the copies of an index up to date soon."""
 
-    def forget_removed(self) -> None:
-        """Have the copies of indexes that are not here any more removed soon."""
+    def drop(self, folder: Path) -> None:
+        """Delete the copies of the index in a folder, or of all indexes in it; wait until they are gone."""
 
     def close(self) -> None:
         """Give the copies up."""
@@ -93,10 +91,6 @@ class Services:
     meaning: MeaningService | None = None
     index_replicas: IndexReplicas | None = None  # that search instead of this process
 
-    def for_caller(self, allowance: Allowance) -> Services:
-        """Return these parts as far as a caller may use them."""
-        return self if allowance == EVERYTHING else narrowed(self, allowance)
-
     def forget_answers(self, caller: Caller, index: str) -> None:
         """Delete the answers that were kept from an index of a caller."""
         if self.response_cache is not None:
@@ -107,7 +101,16 @@ class Services:
         self.responses.drop_all(caller.owner)
         if self.response_cache is not None:
             self.response_cache.keep_no_more(caller.owner)
-        threading.Thread(target=self.indexes.forget, args=(caller,), name="miaotui-forget", daemon=True).start()
+
+        def work() -> None:
+            self.drop_copies(self.indexes.forget(caller))
+
+        threading.Thread(target=work, name="miaotui-forget", daemon=True).start()
+
+    def drop_copies(self, folder: Path) -> None:
+        """Delete what other processes hold of the index in a folder, or of the indexes in it."""
+        if self.index_replicas is not None:
+            self.index_replicas.drop(folder)
 
     def graph(self, name: str) -> GraphReader:
         """Return a graph, which reads words by meaning where this server does. Raises `RequestError`."""

@@ -13,10 +13,13 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import aclosing
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from miaotui.apps.qa_pipeline import Searchable
@@ -51,28 +54,27 @@ class IndexPool:
         self.pool.keep_up(self._look_after)
 
     def searchable(self, index: Index) -> Searchable:
-        """Return an index whose searches go to replicas; itself if it is encrypted, or has partitions elsewhere.
-
-        No copy of an encrypted index is made: its key is this process's.
-        """
-        if index.plan.remotes or index.plan.sealed:
+        """Return an index whose searches go to replicas; itself where it has partitions elsewhere, or is encrypted."""
+        if _stays(index):
             return index
         self._note(index)
         return _ReplicatedIndex(index, self)
 
     def changed(self, index: Index) -> None:
         """Send the newest state of an index to all replicas, soon."""
-        if not index.plan.remotes and not index.plan.sealed:
+        if not _stays(index):
             self._note(index, is_changed=True)
 
+    def drop(self, folder: Path) -> None:
+        """Delete all snapshots of the index in ``folder``, or of the indexes in it; wait until they are gone.
+
+        A replica that cannot be reached deletes its own when it ends, or when one starts in its place.
+        """
+        self._drop_all(lambda index: folder in (index.folder, index.folder.parent))
+
     def forget_removed(self) -> None:
-        """Have replicas remove the snapshots of indexes that are not here any more, soon."""
-        with self._lock:
-            gone = [key for key, index in self._indexes.items() if not (index.folder / INDEX_FILE).is_file()]
-            for key in gone:
-                del self._indexes[key]
-        for key in gone:
-            self.pool.spread(lambda channel, key=key: self._drop(channel, key))  # type: ignore[misc]
+        """Delete all snapshots of indexes that are not here any more, whoever removed them; wait until they are gone."""
+        self._drop_all(lambda index: not (index.folder / INDEX_FILE).is_file())
 
     def search(self, index: Index, query: str, limit: int, offset: int, plain: bool) -> Results:
         """Search at a replica that has the newest version; here where none has. Raises as `Index.search`."""
@@ -115,18 +117,19 @@ class IndexPool:
         if is_new or is_changed:
             self.pool.spread(lambda channel: self._send_logged(channel, key))
 
+    def _drop_all(self, is_gone: Callable[[Index], bool]) -> None:
+        with self._lock:
+            keys = [key for key, index in self._indexes.items() if is_gone(index)]
+            for key in keys:
+                del self._indexes[key]
+        for key in keys:
+            self.pool.on_channels(partial(self._drop, key=key))
+
     async def _look_after(self) -> None:
         """Look from time to time for indexes that others have removed."""
         while True:
             await asyncio.sleep(LOOK_S)
             await asyncio.to_thread(self.forget_removed)
-
-    async def _drop(self, channel: Channel, key: str) -> None:
-        try:
-            async with self._sending.setdefault(f"{id(channel)}:{key}", asyncio.Lock()):
-                await _ask(channel, {"do": "drop", "key": key, "version": VERSION})
-        except MiaotuiError as error:
-            LOG.warning("a snapshot could not be removed from a replica: %s", error)
 
     async def _bring(self, channel: Channel) -> str | None:
         """Send all states to a replica that joins."""
@@ -143,12 +146,21 @@ class IndexPool:
         except (MiaotuiError, OSError) as error:
             LOG.warning("a snapshot could not be sent to a replica, which is not asked for it: %s", error)
 
+    async def _drop(self, channel: Channel, *, key: str) -> bool:
+        try:
+            async with self._sending.setdefault(f"{id(channel)}:{key}", asyncio.Lock()):
+                await _ask(channel, {"do": "drop", "key": key, "version": VERSION})
+        except MiaotuiError as error:
+            LOG.warning("a replica did not delete a snapshot: %s", error)
+            return False
+        return True
+
     async def _send(self, channel: Channel, key: str) -> None:
         """Send the newest state of an index, as far as the replica does not have it. Raises a `MiaotuiError`."""
         with self._lock:
             index = self._indexes.get(key)
-        if index is None:
-            return  # it was removed meanwhile
+        if index is None:  # deleted meanwhile
+            return
         with await asyncio.to_thread(open_state, index.folder) as state:
             head = {"key": key, "digest": state.digest, "version": VERSION}
             files = [[each.name, each.size, each.sha256] for each in state.files]
@@ -205,6 +217,11 @@ async def _has(channel: Channel, index: Index) -> bool:
     except MiaotuiError:
         return False
     return True
+
+
+def _stays(index: Index) -> bool:
+    """Return whether an index is searched in this process alone: snapshots of an encrypted one would be plain."""
+    return bool(index.plan.remotes) or index.seal is not None
 
 
 def _key(index: Index) -> str:

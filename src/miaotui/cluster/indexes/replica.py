@@ -66,6 +66,11 @@ class IndexReplica:
         self._search_s, self._running = FIRST_SEARCH_S, 0
 
     @property
+    def root(self) -> Path:
+        """Return the folder of all snapshots."""
+        return self._root
+
+    @property
     def healthy(self) -> bool:
         """Return True: nothing runs between searches."""
         return True
@@ -226,15 +231,17 @@ class IndexReplica:
         return {"found": [index.version]}
 
     def _drop(self, message: Mapping[str, Any]) -> Message:
-        """Remove all that is here of an index."""
+        """Delete all snapshots of an index; searches that run go on with open files."""
         key = str(message["key"])
-        coming, held, before = self._coming.pop(key, None), self._indexes.pop(key, None), self._before.pop(key, None)
-        for index in filter(None, (held and held[1], before)):
+        coming = self._coming.pop(key, None)
+        held = [each for _, each in filter(None, [self._indexes.pop(key, None)])]
+        before = self._before.pop(key, None)
+        for index in filter(None, (*held, before)):
             index.close()
-            shutil.rmtree(index.folder)
+            shutil.rmtree(index.folder, ignore_errors=True)
         if coming is not None:
-            shutil.rmtree(coming.folder)
-        return {}
+            shutil.rmtree(coming.folder, ignore_errors=True)
+        return {"found": []}
 
     def _expected(self, message: Mapping[str, Any]) -> _Coming:
         coming = self._coming.get(str(message["key"]))

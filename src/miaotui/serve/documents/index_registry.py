@@ -103,13 +103,14 @@ class IndexRegistry:
             remove_index(folder)
         return folder
 
-    def forget(self, caller: Caller) -> None:
-        """Close the indexes of a caller that is gone, and make none for it any more."""
+    def forget(self, caller: Caller) -> Path:
+        """Close the indexes of a caller that is gone, and make none for it any more; return their folder."""
         own = self._own(caller)
         with self._lock:
             self._gone.add(caller.owner)
             for folder in [each for each in self._open if each.parent == own]:
                 self._forget(folder)
+        return own
 
     def _forget(self, folder: Path) -> None:
         """Close an index that is open. Call it with the lock."""

@@ -117,11 +117,10 @@ async def remove(http: HttpRequest) -> Response:
 
     def work() -> None:
         folder = services.indexes.remove(caller, name)
+        services.drop_copies(folder)
         services.forget_answers(caller, name)
         if services.meaning is not None:
             services.meaning.forget(folder)
-        if services.index_replicas is not None:
-            services.index_replicas.forget_removed()
 
     await run_in_threadpool(work)
     return json_response({"id": name, "object": "index", "deleted": True})
@@ -204,6 +203,7 @@ async def delete(http: HttpRequest) -> Response:
         index = services.indexes.to_change(caller, name)
         count = index.delete([key])
         if count:
+            services.drop_copies(index.folder)
             services.forget_answers(caller, name)
             if services.meaning is None:
                 remove_vectors(index.folder)  # without an embedder they cannot be told apart

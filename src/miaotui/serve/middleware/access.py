@@ -34,6 +34,8 @@ from miaotui.serve.middleware import cors
 from miaotui.serve.middleware.keys import ANYONE, UNLIMITED, Caller, Keyring
 from miaotui.serve.middleware.quotas import KeyUsage
 from miaotui.serve.middleware.refusals import LEAVING, Refusal, refuse, refused_over_http, wrong_key
+from miaotui.serve.tenants.allowance import EVERYTHING
+from miaotui.serve.tenants.view import narrowed
 
 if TYPE_CHECKING:
     from miaotui.serve.services import Services
@@ -365,7 +367,8 @@ def services_of(http: HTTPConnection) -> Services:
     """Return the parts of the server that received this request, as far as its caller may use them."""
     found: Services | None = http.scope.get(SERVICES)
     if found is None:
-        found = http.scope[SERVICES] = whole_services_of(http).for_caller(caller_of(http).allowance)
+        whole, allowance = whole_services_of(http), caller_of(http).allowance
+        found = http.scope[SERVICES] = whole if allowance == EVERYTHING else narrowed(whole, allowance)
     return found
 
 
