@@ -54,6 +54,9 @@ VARIABLES = {
 | `MIAOTUI_TIMEOUT_S` | 下载停滞多少秒后放弃 | 30 |
 | `MIAOTUI_PACKED_MAX_GB` | 打包权重缓存的上限，以 10**9 字节计 | 64 |
 | `MIAOTUI_MEMORY_GB` | 模型可以使用的内存，以 10**9 字节计 | 本机或容器的内存 |
+| `MIAOTUI_ENCRYPTION_KEY_FILE` | 加密索引与回答的主密钥文件 | 不加密 |
+| `MIAOTUI_ENCRYPTION_KEY` | 主密钥本身，32 字节的 base64 | |
+| `MIAOTUI_MEMORY_FOLDER` | 打开加密索引所用的内存文件系统 | `/dev/shm` |
 | `MIAOTUI_HUB` | 没有 `hf:` 或 `ms:` 前缀的仓库名所属的中心：`huggingface` 或 `modelscope` | huggingface |
 | `MIAOTUI_ISA` | 指令集：`avx512vnni`、`avxvnni`、`avx2`、`neon`、`plain` | 可用的最好的 |
 | `MIAOTUI_TRACEBACK` | 1：显示出错位置 | 0 |

@@ -260,6 +260,8 @@ def test_masks_are_filled(encoders: dict[str, Encoder]) -> None:
         encoders["fill_mask"].fill_mask(["[MASK] x", "x"])
     with pytest.raises(FieldError, match=r"^top_k"):
         encoders["fill_mask"].fill_mask("[MASK]", top_k=0)
+    with pytest.raises(PromptTooLongError, match="tokens"):
+        encoders["fill_mask"].fill_mask("[MASK] " * 1000)
 
 
 @pytest.mark.parametrize("task", ["rerank", "embed"])

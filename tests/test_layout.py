@@ -31,6 +31,7 @@ LAYERS = (
     ("training",),
     ("model",),
     ("text",),
+    ("sealing",),
     ("hub",),
     ("kernels",),
 )
@@ -39,7 +40,11 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NARROW = {
     "schedule": {"schedule", "errors", "types"},  # integers only
     # no arithmetic, no model files, no text
-    "cluster": {"cluster", "serve", "apps", "runtime", "engine", "backends", "schedule", "hub", *FREE},
+    "cluster": {
+        *("cluster", "serve", "apps", "runtime", "llm", "encoders", "speech", "retrieval"),
+        *("engine", "backends", "schedule", "model", "hub"),
+        *FREE,
+    },
 }
 
 MAX_FILE_LINES = 400

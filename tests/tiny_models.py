@@ -191,7 +191,7 @@ def _gguf_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
     """What llama.cpp's converter would write for this ``config.json``."""
     metadata: dict[str, Any] = {
         "block_count": config.n_layers,
-        "context_length": config.context_length,
+        "context_length": (config.long_context or config).context_length,
         "embedding_length": config.hidden_size,
         "feed_forward_length": config.ffn_size,
         "attention.head_count": config.n_heads,

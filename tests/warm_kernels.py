@@ -13,6 +13,7 @@ from miaotui.kernels.runtime.compile_workers import compile_all
 
 MODULES = (
     "adapters.low_rank",
+    "adapters.routes",
     "attention.paged_attention",
     "attention.bidirectional",
     "attention.slots",

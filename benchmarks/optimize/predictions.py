@@ -22,6 +22,7 @@ from miaotui.config import Settings
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize.cost import AnswerCost, MachineRates, answer_cost, cost_scale
+from miaotui.optimize.folder_copy import as_gguf
 from miaotui.optimize.source import open_source
 from miaotui.optimize.speed import MeasuredSpeed, measured_speed
 
@@ -29,7 +30,7 @@ from miaotui.optimize.speed import MeasuredSpeed, measured_speed
 def main() -> None:
     """Measure; print a table and a JSON line."""
     args = _arguments()
-    first, files = resolve(args.model), [Path(name) for name in args.files]
+    first, files = as_gguf(resolve(args.model), Settings.from_env()), [Path(name) for name in args.files]
     speeds = known_speeds(probe(), Settings.from_env()) or measure(probe().team_size)[-1]
     rates = MachineRates(speeds.read_gb_per_s, speeds.int8_gmac_per_s)
     own: list[MeasuredSpeed] = []

@@ -34,6 +34,7 @@ from miaotui.config import Settings
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.hub.resolve import resolve
 from miaotui.optimize.card import quality_loss
+from miaotui.optimize.folder_copy import as_gguf
 from miaotui.optimize.layerwise import LayerwiseModel, head_divergence
 from miaotui.optimize.quantization.quantize import Quantization, choose, surveyed, uniform, write_quantized
 from miaotui.optimize.quantization.rounding import round_plainly
@@ -61,23 +62,24 @@ class Base:
 def main() -> None:
     """Measure one model; print a table and a JSON line."""
     args = _arguments()
-    path = resolve(args.model)
-    folder = args.work / Path(args.model).name
+    path = as_gguf(resolve(args.model), Settings.from_env())
+    name = Path(args.model).name
+    folder = args.work / (f"{name}-seed-{args.texts_seed}" if args.texts_seed else name)
     folder.mkdir(parents=True, exist_ok=True)
     with open_source(path) as source:
-        calibration, test = own_texts(path, source.digest(), Settings.from_env())
+        calibration, test = own_texts(path, source.digest(), Settings.from_env(), seed=args.texts_seed)
         base = _base(source, path, calibration, {"own": test, **_data(args.data)}, args.test_tokens)
-        began_s = time.perf_counter()
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
         losses = surveyed(folder, base.quantization)
-        survey_s = time.perf_counter() - began_s
+        survey_s, survey_cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
         rows = []
         for name, file in [*_peer_files(args, path, calibration, folder), *_uniform_files(args, base, losses, folder)]:
             peer = _measured(base, file)
             out = folder / f"ours-{name}.gguf"
-            began_s = time.perf_counter()
+            began_s, began_cpu_s = time.perf_counter(), time.process_time()
             choice = choose(base.quantization, losses, file.stat().st_size)
             write_quantized(base.quantization, choice, out, folder)
-            took_s = time.perf_counter() - began_s
+            took = {"seconds": time.perf_counter() - began_s, "cpu_s": time.process_time() - began_cpu_s}
             ours = _measured(base, out)
             text = "\n\n".join(test.texts)
             perplexity = {
@@ -90,16 +92,16 @@ def main() -> None:
                 "theirs": peer,
                 "ours": ours,
             }
-            rows.append(
-                {**row, "predicted": choice.predicted_kl, "seconds": took_s, "llama.cpp_perplexity": perplexity}
-            )
+            rows.append({**row, "predicted": choice.predicted_kl, **took, "llama.cpp_perplexity": perplexity})
             _print_row(rows[-1])
     found = {
         "benchmark": "quantize",
         "model": args.model,
         "source_bytes": path.stat().st_size,
         "machine": describe().as_dict(),
+        "texts_seed": args.texts_seed,
         "survey_s": survey_s,
+        "survey_cpu_s": survey_cpu_s,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "rows": rows,
     }
@@ -202,7 +204,10 @@ def _measured(base: Base, file: Path) -> dict[str, Any]:
 
 
 def _print_row(row: dict[str, Any]) -> None:
-    print(f"{row['against']:22} {row['bytes']:12,} bytes, ours {row['our_bytes']:12,} in {row['seconds']:.0f} s")
+    print(
+        f"{row['against']:22} {row['bytes']:12,} bytes, ours {row['our_bytes']:12,} in {row['seconds']:.0f} s "
+        f"({row['cpu_s']:.0f} s of processor)"
+    )
     print(f"    perplexity by llama.cpp: {row['llama.cpp_perplexity']}")
     for name in row["theirs"]:
         theirs, ours = row["theirs"][name], row["ours"][name]
@@ -225,6 +230,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--uniform", default=UNIFORM, help=f"types of whole files (default: {UNIFORM})")
     parser.add_argument("--work", type=Path, default=Path("quantize-files"), help="folder for files")
     parser.add_argument("--test-tokens", type=int, default=4096, help="of each set of held-out texts (default: 4096)")
+    parser.add_argument("--texts-seed", type=int, default=0, help="another one: other calibration and own test texts")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

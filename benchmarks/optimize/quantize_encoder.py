@@ -18,7 +18,7 @@ import argparse
 import ctypes
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,10 @@ from miaotui.config import Settings
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.hub.resolve import resolve
-from miaotui.model.encoder.opened import open_encoder
-from miaotui.model.encoder.oracle import EncoderOracle
-from miaotui.model.encoder.pooling import Pooler
+from miaotui.optimize.encoders.measured import MeasuredEncoder, cosine_loss, feedback_of, importance_of, type_options
 from miaotui.optimize.quantization.allocation import Option, allocate
-from miaotui.optimize.quantization.block_grids import kinds_for, stored_kind
-from miaotui.optimize.quantization.rounding import Feedback, round_matrix, round_plainly
-from miaotui.optimize.quantization.survey import REFERENCE, SAMPLE_ROWS, relative_errors
+from miaotui.optimize.quantization.block_grids import stored_kind
+from miaotui.optimize.quantization.rounding import round_matrix, round_plainly
 from miaotui.optimize.source import file_digest
 from miaotui.optimize.texts.calibration import Moments
 from miaotui.optimize.texts.own_texts import own_texts
@@ -48,35 +45,6 @@ Array = NDArray[np.float32]
 LENGTH = 128  # tokens of a text, at most
 PROBES = 48  # texts by which a matrix's cost is measured
 TYPES = "Q3_K,Q4_0,IQ4_NL,Q4_K,Q5_0"
-
-
-class Encoder:
-    """An encoder whose matrices can be replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self.opened = open_encoder(path)
-        self.config = self.opened.config
-        self.weights: dict[str, Array] = {name: self.opened.weights[name].float32() for name in self.opened.weights}
-        assert self.opened.pooling is not None
-        self.pooler = Pooler(self.opened.pooling, self.weights, self.config.hidden_size)
-        self.matrices = [n for n, w in self.weights.items() if w.ndim == 2 and kinds_for(w.shape[1]) and len(w) > 8]
-
-    def embeddings(
-        self,
-        texts: Sequence[Sequence[int]],
-        replaced: Mapping[str, Array],
-        watch: Callable[[str, Array], None] | None = None,
-    ) -> Array:
-        """Return the embeddings ``[texts, dimensions]``."""
-        oracle = EncoderOracle(self.config, {**self.weights, **replaced}, watch)
-        return np.array([self.pooler.embedding(oracle.states(tokens)) for tokens in texts])
-
-
-def loss(first: Array, second: Array) -> Array:
-    """Return 1 - cosine of each pair of embeddings."""
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    found: Array = 1 - (first * second).sum(1) / norms
-    return found
 
 
 class Ggml:
@@ -106,7 +74,7 @@ def main() -> None:
     hessians = {name: moments.of(name) for name in encoder.matrices}
     count = max(moments.tokens(name) or 0 for name in encoder.matrices)
     began_s = time.perf_counter()
-    options = _options(encoder, hessians, known[:PROBES], count)
+    options = type_options(encoder, hessians, known[:PROBES], count)
     survey_s = time.perf_counter() - began_s
     bases = {name: encoder.embeddings(texts, {}) for name, texts in tests.items()}
     ggml = Ggml((args.library or Peers().build() / "bin") / "libggml-base.so")
@@ -116,7 +84,7 @@ def main() -> None:
         size = sum(_bytes(encoder, one, kind) for one, kind in kinds.items())
         sides: dict[str, dict[str, Array]] = {"llama.cpp": {}, "plain": {}, "ours": {}}
         for one, kind in kinds.items():
-            importance = _importance(hessians[one], encoder.weights[one].shape[1])
+            importance = importance_of(hessians[one], encoder.weights[one].shape[1])
             sides["llama.cpp"][one] = ggml.rounded(encoder.weights[one], kind, importance)
             sides["plain"][one] = round_plainly(encoder.weights[one], kind, importance)[1]
         found = allocate([[Option(*each[1:]) for each in options[one]] for one in encoder.matrices], size)
@@ -124,7 +92,7 @@ def main() -> None:
             sides["ours"][one] = _ours(encoder.weights[one], options[one][pick][0], hessians[one], count)
         losses = {
             side: {
-                test: float(loss(bases[test], encoder.embeddings(texts, replaced)).mean())
+                test: float(cosine_loss(bases[test], encoder.embeddings(texts, replaced)).mean())
                 for test, texts in tests.items()
             }
             for side, replaced in sides.items()
@@ -141,9 +109,9 @@ def main() -> None:
     print(json.dumps({**about, "survey_s": survey_s, "rows": rows}))
 
 
-def _texts(path: Path, data: Path) -> tuple[Encoder, list[Any], dict[str, list[Any]]]:
+def _texts(path: Path, data: Path) -> tuple[MeasuredEncoder, list[Any], dict[str, list[Any]]]:
     """Return an encoder of texts, the texts to calibrate on, and those of each test, as tokens."""
-    encoder = Encoder(path)
+    encoder = MeasuredEncoder(path)
     tokenizer = load_encoder_tokenizer(encoder.opened.metadata, encoder.opened.folder)
     chat = resolve(DEFAULT_MODEL)
     calibration, _ = own_texts(chat, file_digest(chat), Settings.from_env())
@@ -160,38 +128,14 @@ def _speech(path: Path, data: Path) -> tuple[SpeechEncoder, list[Any], dict[str,
     return encoder, *encoder.sounds(data / "speech")
 
 
-def _bytes(encoder: Encoder | SpeechEncoder, name: str, kind: BlockType) -> int:
+def _bytes(encoder: MeasuredEncoder | SpeechEncoder, name: str, kind: BlockType) -> int:
     rows, cols = encoder.weights[name].shape
     return int(rows * kind.row_bytes(cols))
 
 
-def _importance(hessian: Array | None, cols: int) -> Array:
-    return np.ones(cols, np.float32) if hessian is None else np.diag(hessian).copy()
-
-
-def _feedback(hessian: Array | None, cols: int, tokens: int) -> Feedback:
-    return Feedback.of(np.eye(cols, dtype=np.float32)) if hessian is None else Feedback.of(hessian, tokens)
-
-
 def _ours(weights: Array, kind: BlockType, hessian: Array | None, tokens: int) -> Array:
-    data = round_matrix(weights, kind, _feedback(hessian, weights.shape[1], tokens)).data
+    data = round_matrix(weights, kind, feedback_of(hessian, weights.shape[1], tokens)).data
     return StoredTensor("w", weights.shape, kind, data).float32()
-
-
-def _options(
-    encoder: Encoder | SpeechEncoder, hessians: Mapping[str, Array | None], probes: Sequence[Any], tokens: int
-) -> dict[str, list[tuple[BlockType, int, float]]]:
-    """Return each matrix's types with their bytes and what they cost, as `survey` does for decoders."""
-    base, found = encoder.embeddings(probes, {}), {}
-    for name in encoder.matrices:
-        weights, hessian = encoder.weights[name], hessians[name]
-        feedback = _feedback(hessian, weights.shape[1], tokens)
-        changed = round_plainly(weights, REFERENCE, _importance(hessian, weights.shape[1]))[1]
-        cost = float(loss(base, encoder.embeddings(probes, {name: changed})).mean())
-        sample = weights[np.linspace(0, len(weights) - 1, min(SAMPLE_ROWS, len(weights))).astype(int)]
-        errors = relative_errors(sample, feedback)
-        found[name] = [(kind, _bytes(encoder, name, kind), cost * error) for kind, error in errors.items()]
-    return found
 
 
 def _data(folder: Path) -> dict[str, list[str]]:

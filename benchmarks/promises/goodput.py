@@ -1,39 +1,46 @@
-"""Answers in time per second, under loads from a quarter of to three times the capacity.
+"""Answers in time per second beside peers, under loads from a quarter of to three times the capacity.
 
     python -m benchmarks.peers.install setup          # once: the peers
     python -m benchmarks.promises.goodput              # about seven minutes
     python -m benchmarks.promises.goodput --only miaotui --seconds 10
 
-Requests come at random moments (a Poisson process), with prompts of 40 to 400 tokens and answers of
-16 to 128, and each is worth something only if it is whole within the deadline, as its client sees
-it. They come from a process of their own over real HTTP. Prints a table and one JSON line.
+The loads are those of `miaotui bench serve`: Poisson arrivals, prompts of 40 to 400 words, answers of 16 to 128 tokens,
+over HTTP with streams. Each request is worth something only if its answer is whole within the deadline, as its client
+sees it. This recipe adds what a server's address does not tell: starts of the same file on each engine, loads in
+multiples of our own capacity, and the time of our steps outside of passes. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-import random
-import subprocess
-import sys
+import resource
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from benchmarks.machine import Strangers, describe, wait_until_quiet
 from benchmarks.peers import models
 from benchmarks.peers.install import LLAMA_CPP_PYTHON, OPENVINO_GENAI, Peers
 from benchmarks.peers.report import check_table
-from benchmarks.places import PEERS, SUBJECTS
-from benchmarks.promises.goodput_report import Outcome, Row, Steps, checks, steps_of, table
-from benchmarks.promises.goodput_servers import LLAMA_CPP, OPENVINO, OURS, Ask, Kind, Server, llama_cpp, openvino, ours
+from benchmarks.places import PEERS
+from benchmarks.promises.goodput_report import Outcome, Row, checks, steps_of, table
+from benchmarks.promises.goodput_servers import LLAMA_CPP, OPENVINO, OURS, Kind, Server, llama_cpp, openvino, ours
+from miaotui.bench.load.arrivals import Arrivals
+from miaotui.bench.load.http_target import HttpTarget, first_model
+from miaotui.bench.load.outcome import RequestOutcome
+from miaotui.bench.load.play import play_closed, play_open
+from miaotui.bench.load.prompts import PlannedRequest, PromptPlan, planned_at
+from miaotui.bench.load.summary import LatencyTargets, LoadSummary, summarised
+from miaotui.bench.load.target import AskOptions
 
 LOADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
-N_VOCAB = 49_152
-PROMPT, ANSWER = (40, 400), (16, 128)
+PROMPT, SHORT_PROMPT = (40, 400), (40, 40)
 STREAMS = 8
-PATIENCE_S = 30.0
+PATIENCE_S, PEER_PATIENCE_S = 30.0, 5.0  # for an answer; of a peer, what takes longer is late in any case
+UNKNOWN_CAPACITY = 6.0  # answers per second, where ours was not measured
 
 
 def main() -> None:
@@ -48,127 +55,106 @@ def main() -> None:
     }
     machine = describe()
     print(f"load average {machine.load_average[0]:.2f}; {machine.processor}, {machine.cores} cores")
-    outcome = Outcome(args.deadline_ms, rows=[])
+    outcome = Outcome(args.deadline_ms)
     with tempfile.TemporaryDirectory(prefix="goodput-") as folder:
         for name in args.only or makers:
             kind = makers[name]()
             if kind is None:
                 print(f"{name} is not installed and left out; run: python -m benchmarks.peers.install setup")
                 continue
-            _measure(kind, args, Path(folder), outcome)
+            _Measurement(kind, args, Path(folder) / "server.log", outcome).run()
     promises = list(checks(outcome))
     print("\n" + table(outcome) + "\n\n" + check_table(promises))
-    print(
-        json.dumps(
-            {
-                "machine": machine.as_dict(),
-                "versions": {"llama-cpp-python": LLAMA_CPP_PYTHON, "openvino-genai": OPENVINO_GENAI},
-                **outcome.as_dict(),
-                "checks": [{**vars(check), "reached": check.verdict} for check in promises],
-            }
-        )
-    )
+    versions = {"llama-cpp-python": LLAMA_CPP_PYTHON, "openvino-genai": OPENVINO_GENAI}
+    found = {"machine": machine.as_dict(), "versions": versions, **outcome.as_dict()}
+    print(json.dumps(found | {"checks": [{**vars(check), "reached": check.verdict} for check in promises]}))
 
 
-def _measure(kind: Kind, args: argparse.Namespace, folder: Path, outcome: Outcome) -> None:
-    """All loads on one server; a peer gets a fresh one for each, its line would never end."""
-    log = folder / "server.log"
-    is_ours = kind.name == OURS
-    seconds = args.seconds if is_ours else args.peer_seconds
-    wait_until_quiet(args.patience)
-    server = Server(kind, log)
-    try:
-        _closed(server, args, people=STREAMS, seconds=2.0, salt="warm-up")
-        if is_ours:
-            _first_tokens(server, args, outcome)
-            outcome.capacity = args.capacity or _capacity(server, args)
-            print(f"capacity: {outcome.capacity:.2f} answers per second", flush=True)
-        elif not outcome.capacity:
-            outcome.capacity = args.capacity or 6.0
-        loads = args.load if is_ours else args.peer_load or args.load
-        for load in loads:
-            if not is_ours and load != loads[0]:
-                server.stop()
-                server = Server(kind, log)
-            outcome.rows.append(_open(server, args, load, load * outcome.capacity, seconds))
-            print(outcome.rows[-1].text(), flush=True)
-    finally:
-        server.stop()
+class _Measurement:
+    """All loads on one engine; a peer gets a fresh server for each, since its line would never end."""
+
+    def __init__(self, kind: Kind, args: argparse.Namespace, log: Path, outcome: Outcome) -> None:
+        self.kind, self.args, self.log, self.outcome = kind, args, log, outcome
+        self.is_ours = kind.name == OURS
+        self.seconds = args.seconds if self.is_ours else args.peer_seconds
+
+    def run(self) -> None:
+        """Measure, and add rows to the outcome."""
+        args, outcome = self.args, self.outcome
+        wait_until_quiet(args.patience)
+        server = Server(self.kind, self.log)
+        try:
+            self._closed(server, STREAMS, 2.0, seed=1)
+            if self.is_ours:
+                first = self._closed(server, STREAMS, self.seconds / 2, seed=2, prompt=SHORT_PROMPT)
+                outcome.first_text = first.latencies["ttft"]
+                busy = self._closed(server, 2 * STREAMS, self.seconds / 2, seed=3)
+                outcome.capacity = args.capacity or busy.answered / busy.duration_s
+                print(f"capacity: {outcome.capacity:.2f} answers per second", flush=True)
+            outcome.capacity = outcome.capacity or args.capacity or UNKNOWN_CAPACITY
+            loads = args.load if self.is_ours else args.peer_load or args.load
+            for load in loads:
+                if not self.is_ours and load != loads[0]:
+                    server.stop()
+                    server = Server(self.kind, self.log)
+                outcome.rows.append(self._open(server, load))
+                print(outcome.rows[-1].text(), flush=True)
+        finally:
+            server.stop()
+
+    def _open(self, server: Server, load: float) -> Row:
+        """One open load, with the same requests for every server."""
+        rate, seed = load * self.outcome.capacity, self.args.seed
+        times = Arrivals().times_s(rate, self.seconds, seed)
+        planned = planned_at(times, PromptPlan(PROMPT, seed=seed), 0)
+        deadline_ms = self.args.deadline_ms if self.is_ours else None
+        patience_s = self.args.leave_after or (PATIENCE_S if self.is_ours else PEER_PATIENCE_S)
+        before = steps_of(server) if self.is_ours else None
+        strangers, own_s = Strangers([server.pid]), _own_s()
+        outcomes = asyncio.run(self._played(server, planned, patience_s, deadline_ms))
+        busy = strangers.cores() - (_own_s() - own_s) / self.seconds
+        targets = LatencyTargets(e2e_ms=self.args.deadline_ms)
+        summary = summarised(outcomes, self.seconds, targets, rate, deadline_ms)
+        steps = steps_of(server).since(before) if before else None
+        return Row(self.kind.name, load, summary, busy, steps)
+
+    async def _played(
+        self, server: Server, planned: Sequence[PlannedRequest], patience_s: float, deadline_ms: float | None
+    ) -> list[RequestOutcome]:
+        target = await self._target(server, patience_s, deadline_ms)
+        try:
+            return await play_open(target, planned)
+        finally:
+            await target.close()
+
+    def _closed(
+        self, server: Server, streams: int, seconds: float, *, seed: int, prompt: tuple[int, int] = PROMPT
+    ) -> LoadSummary:
+        """So many at a time, without deadlines."""
+        plan = PromptPlan(prompt, seed=self.args.seed + 1_000 * seed)
+        requests: Iterator[PlannedRequest] = (plan.planned(number) for number in count())
+
+        async def played() -> list[RequestOutcome]:
+            target = await self._target(server, PATIENCE_S, None)
+            try:
+                return await play_closed(target, requests, streams, seconds)
+            finally:
+                await target.close()
+
+        outcomes = asyncio.run(played())
+        lasted_s = max((each.done_s or 0.0 for each in outcomes), default=0.0)
+        return summarised(outcomes, max(lasted_s, 1e-3), LatencyTargets(), streams=streams)
+
+    async def _target(self, server: Server, patience_s: float, deadline_ms: float | None) -> HttpTarget:
+        model = await first_model(server.url)
+        options = AskOptions(patience_s, patience_s, deadline_ms, ignore_eos=True, temperature=self.kind.temperature)
+        return HttpTarget(server.url, model, options, route="completions")
 
 
-def _open(server: Server, args: argparse.Namespace, load: float, rate: float, seconds: float) -> Row:
-    """One open load, the same for every server."""
-    source = random.Random(f"{args.seed} {load}")
-    at_s, requests = 0.0, []
-    while (at_s := at_s + source.expovariate(rate)) < seconds:
-        ask = _ask(source)
-        requests.append((at_s, server.kind.request(ask, deadline_ms=args.deadline_ms)))
-    strangers = Strangers([server.pid])
-    before = steps_of(server)
-    patience_s = args.leave_after or PATIENCE_S
-    order = {"requests": requests, "patience_s": patience_s}
-    if server.kind.name != OURS and not args.leave_after:
-        order["patience_s"] = 5.0  # what takes longer is late in any case
-    found, cpu_s = _load(server, order)
-    steps = None if before is None else Steps.between(before, steps_of(server))
-    own = cpu_s / max(seconds, 1e-9)
-    return Row(server.kind.name, load, rate, seconds, args.deadline_ms, found, strangers.cores() - own, steps)
-
-
-def _closed(
-    server: Server,
-    args: argparse.Namespace,
-    *,
-    people: int,
-    seconds: float,
-    salt: str,
-    stream: bool = False,
-    prompt: tuple[int, int] = PROMPT,
-) -> list[dict[str, Any]]:
-    """So many at a time, without deadlines."""
-    source = random.Random(f"{args.seed} {salt}")
-    count = int(20 * people * max(seconds, 1))
-    asks = (_ask(source, prompt) for _ in range(min(count, 400)))
-    requests = [(0.0, server.kind.request(ask, stream=stream)) for ask in asks]
-    order = {"requests": requests, "people": people, "seconds": seconds, "patience_s": PATIENCE_S}
-    return [each for each in _load(server, order)[0] if each.get("done_s")]
-
-
-def _first_tokens(server: Server, args: argparse.Namespace, outcome: Outcome) -> None:
-    """Times to the first token, as `STREAMS` people see them who always ask again."""
-    for name, prompt in (("40", (40, 40)), ("40-400", PROMPT)):
-        found = _closed(
-            server, args, people=STREAMS, seconds=args.seconds / 2, salt=f"first {name}", stream=True, prompt=prompt
-        )
-        # The first of each stream come all at once: that is another question.
-        times = [each["first_s"] - each["sent_s"] for each in found[STREAMS:] if each["first_s"]]
-        outcome.first_tokens[name] = sorted(times)
-
-
-def _capacity(server: Server, args: argparse.Namespace) -> float:
-    """Answers per second when nobody is in a hurry and the line never ends."""
-    seconds = args.seconds / 2
-    found = _closed(server, args, people=2 * STREAMS, seconds=seconds, salt="capacity")
-    begun = seconds / 4  # by then all that run began at different times
-    return float(sum(begun <= each["done_s"] < seconds for each in found) / (seconds - begun))
-
-
-def _ask(source: random.Random, prompt: tuple[int, int] = PROMPT) -> Ask:
-    length = source.randint(*prompt)
-    return [source.randrange(N_VOCAB) for _ in range(length)], source.randint(*ANSWER)
-
-
-def _load(server: Server, order: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
-    """Play a load in a process of its own; what came back, and the processor time it took."""
-    import resource
-
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    text = json.dumps({"host": "127.0.0.1", "port": server.port, **order})
-    command = [sys.executable, "-S", str(SUBJECTS / "load.py")]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return json.loads(done.stdout)["found"], cpu_s
+def _own_s() -> float:
+    """The processor time of this process, which plays the loads."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def _default_source() -> Path:

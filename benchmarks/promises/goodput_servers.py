@@ -1,25 +1,20 @@
 """The servers whose answers in time are counted, each started on the same model file.
 
-Owns commands, readiness and the form in which each takes a request. Knows nothing of loads. All are
-given the same token ids and lengths, and none may end early. Ours samples at temperature 1, so that
-repetitions of a greedy small model do not flatter its drafts; the peers answer greedily, which is
-the least work for them. Invariant: `Server.stop` leaves no process behind.
+Owns commands, readiness and what differs in asking: temperature and patience. Knows nothing of loads; all speak
+OpenAI's completions. Ours samples at temperature 1, so that repetitions of a greedy small model do not flatter its
+drafts; the peers answer greedily, which is the least work for them. Invariant: `Server.stop` leaves no process behind.
 """
 
 from __future__ import annotations
 
-import base64
 import http.client
-import json
-import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.peers import engines as catalog
 from benchmarks.peers.install import Peers
@@ -28,7 +23,6 @@ from benchmarks.places import SUBJECTS
 OURS, LLAMA_CPP, OPENVINO = "miaotui", "llama.cpp server", "OpenVINO GenAI"
 SLOTS = 8
 START_S = 120.0
-Ask = tuple[Sequence[int], int]  # prompt token ids, tokens of the answer
 
 
 @dataclass(frozen=True)
@@ -37,38 +31,14 @@ class Kind:
 
     name: str
     command: Callable[[int], Sequence[str]]  # port -> command
-    path: str  # what requests are sent to
-    health: str
-    body: Callable[[Ask, bool, float | None], Mapping[str, Any]]  # ask, stream, deadline in ms
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    def request(self, ask: Ask, *, stream: bool = False, deadline_ms: float | None = None) -> str:
-        """A whole HTTP request, in base64."""
-        body = json.dumps(self.body(ask, stream, deadline_ms)).encode()
-        head = (
-            f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return base64.b64encode(head.encode() + body).decode()
+    health: str  # what answers 200 once it is ready
+    temperature: float = 0.0
 
 
 def ours(gguf: Path, threads: int) -> Kind:
     """``miaotui serve``, as anyone starts it."""
-
-    def body(ask: Ask, stream: bool, deadline_ms: float | None) -> dict[str, Any]:
-        prompt, answer = ask
-        found = {
-            "model": "bench",
-            "prompt": list(prompt),
-            "max_tokens": answer,
-            "ignore_eos": True,
-            "temperature": 1.0,
-            "stream": stream,
-        }
-        return found if deadline_ms is None else {**found, "deadline_ms": deadline_ms}
-
     command = [sys.executable, "-m", "miaotui", "serve", f"bench={gguf}", "--threads", str(threads)]
-    return Kind(OURS, lambda port: [*command, "--port", str(port)], "/v1/completions", "/ready", body)
+    return Kind(OURS, lambda port: [*command, "--port", str(port)], "/ready", temperature=1.0)
 
 
 def llama_cpp(peers: Peers, gguf: Path, threads: int) -> Kind | None:
@@ -76,35 +46,9 @@ def llama_cpp(peers: Peers, gguf: Path, threads: int) -> Kind | None:
     program = peers.build() / "bin" / "llama-server"
     if not program.exists():
         return None
-    command = [
-        str(program),
-        "-m",
-        str(gguf),
-        "-c",
-        str(SLOTS * 1024),
-        "-np",
-        str(SLOTS),
-        "-t",
-        str(threads),
-        "-tb",
-        str(threads),
-        "--no-webui",
-        "-fa",
-        "on",
-    ]
-
-    def body(ask: Ask, stream: bool, _deadline_ms: float | None) -> dict[str, Any]:
-        prompt, answer = ask
-        return {
-            "prompt": list(prompt),
-            "n_predict": answer,
-            "ignore_eos": True,
-            "temperature": 0.0,
-            "cache_prompt": False,
-            "stream": stream,
-        }
-
-    return Kind(LLAMA_CPP, lambda port: [*command, "--port", str(port)], "/completion", "/health", body)
+    sizes = ["-c", str(SLOTS * 1024), "-np", str(SLOTS), "-t", str(threads), "-tb", str(threads)]
+    command = [str(program), "-m", str(gguf), *sizes, "--no-webui", "-fa", "on"]
+    return Kind(LLAMA_CPP, lambda port: [*command, "--port", str(port)], "/health")
 
 
 def openvino(peers: Peers, gguf: Path, threads: int) -> Kind | None:
@@ -112,13 +56,8 @@ def openvino(peers: Peers, gguf: Path, threads: int) -> Kind | None:
     if not peers.has_openvino():
         return None
     folder = catalog.convert(peers, gguf)
-    script = str(SUBJECTS / "serve_openvino.py")
-    command = [str(peers.python), script, str(folder), "--threads", str(threads)]
-
-    def body(ask: Ask, _stream: bool, _deadline_ms: float | None) -> dict[str, Any]:
-        return {"prompt": list(ask[0]), "max_tokens": ask[1]}
-
-    return Kind(OPENVINO, lambda port: [*command, "--port", str(port)], "/", "/", body)
+    command = [str(peers.python), str(SUBJECTS / "serve_openvino.py"), str(folder), "--threads", str(threads)]
+    return Kind(OPENVINO, lambda port: [*command, "--port", str(port)], "/")
 
 
 class Server:
@@ -127,12 +66,7 @@ class Server:
     def __init__(self, kind: Kind, log: Path) -> None:
         self.kind, self.port = kind, _free_port()
         self._log = log.open("w")
-        self._process = subprocess.Popen(
-            [*kind.command(self.port)],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **kind.environment},
-        )
+        self._process = subprocess.Popen([*kind.command(self.port)], stdout=self._log, stderr=subprocess.STDOUT)
         try:
             self._wait_ready(log)
         except BaseException:
@@ -143,6 +77,11 @@ class Server:
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
 
     def read(self, path: str) -> str:
         """What the server says at ``path``."""

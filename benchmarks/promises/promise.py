@@ -14,64 +14,56 @@ loads are a matter of `miaotui bench serve URL --rate 0.5,1,2,4,8 --deadline-ms 
 from __future__ import annotations
 
 import argparse
-import base64
+import asyncio
 import json
 import random
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.machine import Strangers, describe
-from benchmarks.places import ROOT, SUBJECTS
-from benchmarks.promises.goodput_report import quantile
+from benchmarks.places import ROOT
 from benchmarks.promises.goodput_servers import OURS, Kind, Server
+from miaotui.bench.load.http_target import HttpTarget, Route
+from miaotui.bench.load.outcome import RequestOutcome
+from miaotui.bench.load.play import play_open
+from miaotui.bench.load.prompts import PlannedRequest
+from miaotui.bench.load.summary import LatencySummary
+from miaotui.bench.load.target import AskOptions
 from miaotui.bench.report import aligned
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.87, 0.95)
 WORDS, ANSWER = (60, 200), (24, 96)
 NO_LIMIT_MS = 30_000.0
+SHORTEST_MS = 30.0  # in which nothing can be done
 PAUSE_S = 0.3  # between an answer and the next request of one person
 FIRST = 10  # requests after a start that are told apart
 PARTS = ("idle", "refusals")
 
 
-@dataclass(frozen=True)
-class Question:
-    """A chat of one message."""
+class DeadlineTarget(HttpTarget):
+    """Our server, asked with a deadline for each request, by its number; None: without one."""
 
-    text: str
-    answer_tokens: int
-    seed: int
+    def __init__(self, url: str, deadlines_ms: Mapping[int, float | None], route: Route = "chat") -> None:
+        super().__init__(url, "bench", AskOptions(ignore_eos=True, temperature=1.0), route=route)
+        self.deadlines_ms = deadlines_ms
 
-    def raw(self, deadline_ms: float | None) -> str:
-        """The whole HTTP request, in base64."""
-        body: dict[str, Any] = {
-            "model": "bench",
-            "messages": [{"role": "user", "content": self.text}],
-            "max_tokens": self.answer_tokens,
-            "ignore_eos": True,
-            "temperature": 1.0,
-            "seed": self.seed,
-        }
-        if deadline_ms is not None:
-            body["deadline_ms"] = deadline_ms
-        data = json.dumps(body).encode()
-        head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
-        )
-        return base64.b64encode(head.encode() + data).decode()
+    def body(self, planned: PlannedRequest) -> dict[str, Any]:
+        """Return the request's JSON."""
+        deadline_ms = self.deadlines_ms[planned.number]
+        return super().body(planned) | ({} if deadline_ms is None else {"deadline_ms": deadline_ms})
 
 
 @dataclass(frozen=True)
 class Idle:
     """A request alone: its time, the time that was promised, and its fate with a deadline."""
 
-    question: Question
+    question: PlannedRequest
     alone_ms: float
     promised_ms: float
     ratio: float
@@ -95,7 +87,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def questions(count: int, seed: int) -> list[Question]:
+def questions(count: int, seed: int) -> list[PlannedRequest]:
     """Messages of 60 to 200 words; no two share their beginning."""
     source = random.Random(seed)
     words = (ROOT / "LICENSE").read_text(encoding="utf-8").split()
@@ -106,7 +98,8 @@ def questions(count: int, seed: int) -> list[Question]:
         wish = source.choice(
             ("Summarise this", "Explain this to a child", "Reply to this letter", "Write a poem on it")
         )
-        asked.append(Question(f"{index}{source.random()}. {wish}: {text}", source.randint(*ANSWER), index))
+        prompt = f"{index}{source.random()}. {wish}: {text}"
+        asked.append(PlannedRequest(0.0, prompt, source.randint(*ANSWER), index))
     return asked
 
 
@@ -114,7 +107,7 @@ def _server(args: argparse.Namespace, log: Path) -> Server:
     model = args.model or "smollm2-135m"
     options = [f"bench={model}", "--threads", str(args.threads), *args.serve]
     command = [args.python, "-m", "miaotui", "serve", *options]
-    return Server(Kind(OURS, lambda port: [*command, "--port", str(port)], "/", "/ready", lambda *_: {}), log)
+    return Server(Kind(OURS, lambda port: [*command, "--port", str(port)], "/ready"), log)
 
 
 def _idle(args: argparse.Namespace, log: Path) -> list[dict[str, Any]]:
@@ -122,16 +115,16 @@ def _idle(args: argparse.Namespace, log: Path) -> list[dict[str, Any]]:
     asked = questions(args.requests, args.seed)
     with _server(args, log) as server:
         strangers = Strangers([server.pid])
-        alone = _in_turn(server, [question.raw(NO_LIMIT_MS) for question in asked])
+        alone = asyncio.run(_in_turn(server, asked, [NO_LIMIT_MS] * len(asked)))
         busy = strangers.cores()
-    times = [1e3 * (each["done_s"] - each["sent_s"]) for each in alone]
-    promised = [_report(each)["predicted_ms"] for each in alone]
+    times = [_took_ms(each) for each in alone]
+    promised = [each.predicted_ms or 0.0 for each in alone]
     results: list[Idle] = []
     for turn in range(args.turns):
         ratios = [RATIOS[(index + turn) % len(RATIOS)] for index in range(len(asked))]
         with _server(args, log) as server:
-            raw = [q.raw(ms / ratio) for q, ms, ratio in zip(asked, times, ratios, strict=True)]
-            fates = _in_turn(server, raw)
+            limits = [ms / ratio for ms, ratio in zip(times, ratios, strict=True)]
+            fates = asyncio.run(_in_turn(server, asked, limits))
         rows = zip(asked, times, promised, ratios, fates, strict=True)
         results += [_idle_of(*row) for row in rows]
     print(f"\nidle: {len(asked)} requests on {1 + args.turns} fresh servers; strangers used {busy:.2f} cores")
@@ -139,12 +132,10 @@ def _idle(args: argparse.Namespace, log: Path) -> list[dict[str, Any]]:
     return [_idle_dict(each) for each in results]
 
 
-def _idle_of(question: Question, alone_ms: float, promised_ms: float, ratio: float, fate: dict[str, Any]) -> Idle:
-    admitted = fate["status"] == 200
-    took_ms = 1e3 * (fate["done_s"] - fate["sent_s"])
-    predicted_ms = _report(fate).get("predicted_ms", 0.0)
-    met = admitted and took_ms <= alone_ms / ratio
-    return Idle(question, alone_ms, promised_ms, ratio, admitted, met, predicted_ms, took_ms)
+def _idle_of(question: PlannedRequest, alone_ms: float, promised_ms: float, ratio: float, fate: RequestOutcome) -> Idle:
+    met = fate.is_answered and _took_ms(fate) <= alone_ms / ratio
+    predicted_ms = fate.predicted_ms or 0.0
+    return Idle(question, alone_ms, promised_ms, ratio, fate.is_answered, met, predicted_ms, _took_ms(fate))
 
 
 def _idle_table(results: Sequence[Idle], times: Sequence[float], promised: Sequence[float]) -> str:
@@ -157,9 +148,9 @@ def _idle_table(results: Sequence[Idle], times: Sequence[float], promised: Seque
     first = [each for turn in _turns(results, len(times)) for each in turn[:FIRST]]
     rows.append([f"first {FIRST}", *_shares(first, [each for each in first if each.admitted]), ""])
     ratios = sorted(p / t for p, t in zip(promised, times, strict=True))
-    text = ", ".join(f"p{100 * share:.0f} {quantile(ratios, share):.2f}" for share in (0.05, 0.5, 0.95))
+    text = ", ".join(f"p{100 * share:.0f} {_quantile(ratios, share):.2f}" for share in (0.05, 0.5, 0.95))
     alone = (
-        f"time alone: {quantile(times, 0.0):.0f} to {quantile(times, 1.0):.0f} ms, median {quantile(times, 0.5):.0f}"
+        f"time alone: {_quantile(times, 0.0):.0f} to {_quantile(times, 1.0):.0f} ms, median {_quantile(times, 0.5):.0f}"
     )
     begin = " ".join(f"{p / t:.2f}" for p, t in list(zip(promised, times, strict=True))[:FIRST])
     return f"{aligned(rows)}\n{alone}; promised / time: {text}; the first {FIRST}: {begin}"
@@ -181,7 +172,7 @@ def _percent(count: int, of: int) -> str:
 
 def _idle_dict(each: Idle) -> dict[str, Any]:
     values = {name: value for name, value in vars(each).items() if name != "question"}
-    return {"words": len(each.question.text.split()), "answer_tokens": each.question.answer_tokens, **values}
+    return {"words": len(each.question.prompt.split()), "answer_tokens": each.question.max_tokens, **values}
 
 
 def _refusals(args: argparse.Namespace, log: Path) -> dict[str, Any]:
@@ -193,42 +184,55 @@ def _refusals(args: argparse.Namespace, log: Path) -> dict[str, Any]:
         half = args.refusals
         for name, first, load in (("idle", 0, []), ("beside 0.5/s", half, beside)):
             source = random.Random(args.seed)
-            spaced = [(index * 0.1 + source.random() / 20, q.raw(30.0)) for index, q in enumerate(asked[first:][:half])]
-            load_s = half * 0.1
-            others = [(at * 2.0, q.raw(None)) for at, q in enumerate(load) if at * 2.0 < load_s]
-            fates = play_load(server, {"requests": sorted([*spaced, *others]), "patience_s": 30.0})
-            times = sorted(1e3 * (each["done_s"] - each["sent_s"]) for each in fates if each["status"] == 429)
-            found[name] = {"refused": len(times), "p50_ms": quantile(times, 0.5), "p99_ms": quantile(times, 0.99)}
-            p50, p99, longest = (f"{quantile(times, share):.1f}" for share in (0.5, 0.99, 1.0))
-            rows.append([name, str(len(spaced)), str(len(times)), p50, p99, longest])
+            spaced = [
+                replace(q, at_s=index * 0.1 + source.random() / 20) for index, q in enumerate(asked[first:][:half])
+            ]
+            others = [
+                replace(q, at_s=2.0 * at, number=len(asked) + at) for at, q in enumerate(load) if 2.0 * at < 0.1 * half
+            ]
+            limits = dict.fromkeys([q.number for q in others]) | {q.number: SHORTEST_MS for q in spaced}
+            planned = sorted([*spaced, *others], key=lambda q: q.at_s)
+            told = LatencySummary.of(
+                [each.refusal_s for each in asyncio.run(_played(server, planned, limits))], (50, 99, 100)
+            )
+            p50, p99, longest = (told.percentiles_ms[percent] for percent in (50, 99, 100))
+            found[name] = {"refused": told.count, "p50_ms": p50, "p99_ms": p99}
+            rows.append([name, str(len(spaced)), str(told.count), *(f"{each:.1f}" for each in (p50, p99, longest))])
     print("\n" + aligned(rows))
     return found
 
 
-def _in_turn(server: Server, raw: Sequence[str]) -> list[dict[str, Any]]:
-    """One person's requests: each is sent a moment after the answer to the one before.
-
-    One process sends them all: the start of one takes a core for a tenth of a second.
-    """
-    requests = [(0.0, each) for each in raw]
-    return play_load(server, {"requests": requests, "pause_s": PAUSE_S, "patience_s": 60.0})
-
-
-def play_load(server: Server, order: dict[str, Any]) -> list[dict[str, Any]]:
-    """Play a load in a process of its own; what came back."""
-    text = json.dumps({"host": "127.0.0.1", "port": server.port, **order})
-    command = [sys.executable, "-S", str(SUBJECTS / "load.py")]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout)["found"]
+async def _in_turn(server: Server, asked: Sequence[PlannedRequest], limits_ms: Sequence[float]) -> list[RequestOutcome]:
+    """One person's requests: each is sent a moment after the answer to the one before."""
+    target = DeadlineTarget(server.url, {q.number: ms for q, ms in zip(asked, limits_ms, strict=True)})
+    found: list[RequestOutcome] = []
+    try:
+        for each in asked:
+            await asyncio.sleep(PAUSE_S)
+            found += await play_open(target, [each])
+    finally:
+        await target.close()
     return found
 
 
-def _report(fate: dict[str, Any]) -> dict[str, Any]:
-    """The answer's own account of its deadline; empty for a refusal."""
-    if fate["status"] != 200:
-        return {}
-    report: dict[str, Any] = json.loads(fate["body"])["deadline"]
-    return report
+async def _played(
+    server: Server, planned: Sequence[PlannedRequest], limits_ms: Mapping[int, float | None]
+) -> list[RequestOutcome]:
+    target = DeadlineTarget(server.url, limits_ms)
+    try:
+        return await play_open(target, planned)
+    finally:
+        await target.close()
+
+
+def _took_ms(fate: RequestOutcome) -> float:
+    if fate.done_s is None or fate.sent_s is None:
+        raise SystemExit(f"request {fate.number} was not sent: {fate.end}")
+    return 1e3 * (fate.done_s - fate.sent_s)
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return float(np.quantile(values, share))
 
 
 def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

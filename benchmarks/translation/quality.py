@@ -85,7 +85,7 @@ def fill(cache: Path, known: dict[str, Answers], name: str, keys: Sequence[str],
 
 def transformers_answers(writer: Writer, path: Path) -> Rival:
     """A function from requests to transformers' greedy answers."""
-    rival = GreedyTransformers(path, writer.llm.tokenizer.eos_ids, TOKENS)
+    rival = GreedyTransformers(path, sorted(writer.llm.tokenizer.eos_ids), TOKENS)
 
     def answer(requests: Sequence[WriteRequest]) -> list[str]:
         found = rival.answer([writer.encoder.prompt(each) for each in requests])
@@ -156,10 +156,10 @@ def difference(ours: Answers, theirs: Answers, keys: Sequence[str], references: 
     bleu = sacrebleu.BLEU(tokenize="zh" if target == "zh" else "13a")
     counts = np.array([[ngram_counts(bleu, each[key], references[key]) for key in keys] for each in (ours, theirs)])
     drawn = np.random.default_rng(0).integers(0, len(keys), (SAMPLES, len(keys)))
-    made = [np.subtract(*corpus_bleu(counts[:, sample].sum(axis=1))) for sample in drawn]
+    made = [corpus_difference(counts[:, sample].sum(axis=1)) for sample in drawn]
     low, high = np.quantile(made, (0.025, 0.975))
-    whole = np.subtract(*corpus_bleu(counts.sum(axis=1)))
-    return {"bleu": round(float(whole), 2), "interval": [round(float(low), 2), round(float(high), 2)]}
+    whole = corpus_difference(counts.sum(axis=1))
+    return {"bleu": round(whole, 2), "interval": [round(float(low), 2), round(float(high), 2)]}
 
 
 def ngram_counts(bleu: sacrebleu.BLEU, found: str, wanted: str) -> list[int]:
@@ -168,12 +168,16 @@ def ngram_counts(bleu: sacrebleu.BLEU, found: str, wanted: str) -> list[int]:
     return [*one.counts, *one.totals, one.sys_len, one.ref_len]
 
 
-def corpus_bleu(counts: Any) -> list[float]:
-    """BLEU of summed counts ``[systems, 10]``, smoothed as `sacrebleu.BLEU` does without options."""
-    return [
+def corpus_difference(counts: Any) -> float:
+    """BLEU of the first system less that of the second one, from summed counts ``[2, 10]``.
+
+    Smoothed as `sacrebleu.BLEU` does without options.
+    """
+    ours, theirs = (
         sacrebleu.BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], smooth_method="exp").score
         for row in counts.tolist()
-    ]
+    )
+    return float(ours - theirs)
 
 
 def hostile(writer: Writer, known: dict[str, Answers], cache: Path, count: int, until_s: float) -> dict[str, int]:

@@ -37,6 +37,9 @@ class Settings:
     | ``MIAOTUI_TIMEOUT_S`` | seconds a download may stand still | 30 |
     | ``MIAOTUI_PACKED_MAX_GB`` | bound of the packed-weights cache, in 10**9 bytes | 64 |
     | ``MIAOTUI_MEMORY_GB`` | memory that models may count on, in 10**9 bytes | the machine's, or the container's |
+    | ``MIAOTUI_ENCRYPTION_KEY_FILE`` | master keys that indexes and answers are encrypted under | no encryption |
+    | ``MIAOTUI_ENCRYPTION_KEY`` | the master key itself, 32 bytes in base64 | |
+    | ``MIAOTUI_MEMORY_FOLDER`` | file system in memory that encrypted indexes are opened in | ``/dev/shm`` |
     | ``MIAOTUI_HUB`` | hub of ids without ``hf:`` or ``ms:``: ``huggingface`` or ``modelscope`` | huggingface |
     """
 

@@ -24,7 +24,7 @@ from miaotui.encoders.spans import Aggregation
 from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import EncodeJob
 from miaotui.engine.encoding.loaded import LoadedEncoder
-from miaotui.engine.encoding.loop import EncoderLoop
+from miaotui.engine.encoding.loop import EncodingLoop
 from miaotui.kernels.linear.formats import Format
 from miaotui.submission import require_known
 from miaotui.types import Deadline, Progress
@@ -59,13 +59,13 @@ def read_encoder_options(*, format: str | None, **options: Any) -> EncoderOption
     return EncoderOptions(format=None if format is None else Format(format), **options)
 
 
-class EncoderFacade(LoopHolder[EncoderLoop]):
+class EncoderFacade(LoopHolder[EncodingLoop]):
     """Base of `Encoder` and `AsyncEncoder`: one loop and its model.
 
     With ``owns_loop`` the loop is closed when this object is dropped.
     """
 
-    def __init__(self, model: LoadedEncoder, loop: EncoderLoop, *, owns_loop: bool = False) -> None:
+    def __init__(self, model: LoadedEncoder, loop: EncodingLoop, *, owns_loop: bool = False) -> None:
         super().__init__(loop, owns_loop=owns_loop)
         self.model = model
 

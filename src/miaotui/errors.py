@@ -13,6 +13,7 @@
     │   ├── PromptTooLongError      the prompt does not fit the model's context
     │   │   └── InputTooLongError   one of several texts does not; it is a FieldError too
     │   ├── AudioError              a recording cannot be read: no sound, damaged, too long
+    │   ├── QuotaError              a caller keeps as much as it may
     │   ├── ConversationMissingError    there is none of that id, or it is another caller's
     │   └── MissingLibraryError     it needs a library that is not installed
     ├── RefusedError                the request is sound, but is not taken on now
@@ -21,9 +22,11 @@
     ├── DocumentIndexError          an index of documents cannot be used: damaged, or no room
     │   ├── IndexMissingError       there is none of that name
     │   └── IndexBusyError          another process is writing to it
+    ├── EncryptionKeyError          a file is encrypted, and its key is missing, another one, or the file is damaged
     ├── UnsupportedCpuError         the kernels cannot be compiled for this processor
     └── EngineError                 a bug or a fault inside the engine; the request failed
-        └── ReplicaLostError    a process that computed it has died or cannot be reached
+        ├── ReplicaLostError    a process that computed it has died or cannot be reached
+        └── StageLostError      a process that computes some of the layers has; the engine begins anew
 
 Each message says what was wrong, what was expected and what to do. The command line prints the message and exits with
 status 1; it shows a traceback only with ``MIAOTUI_TRACEBACK=1``.
@@ -88,6 +91,10 @@ class AudioError(RequestError):
     """A recording cannot be read: it is of no known format, damaged, empty or too long."""
 
 
+class QuotaError(RequestError):
+    """A caller keeps as much as it may: the text says what to delete."""
+
+
 class ConversationMissingError(RequestError):
     """There is no conversation of that id for this caller."""
 
@@ -128,6 +135,10 @@ class IndexBusyError(DocumentIndexError):
     """Another process is writing to the index of documents."""
 
 
+class EncryptionKeyError(MiaotuiError):
+    """A file is encrypted, and its key is missing or another one, or the file is damaged."""
+
+
 class UnsupportedCpuError(MiaotuiError):
     """The kernels cannot be compiled for this processor."""
 
@@ -138,3 +149,7 @@ class EngineError(MiaotuiError):
 
 class ReplicaLostError(EngineError):
     """A process that computed a request has died or cannot be reached."""
+
+
+class StageLostError(EngineError):
+    """A process that computes some of the layers has died or cannot be reached, and with it keys and values."""

@@ -14,12 +14,16 @@ from miaotui.errors import MissingLibraryError
 
 EXTRAS = {
     "av": "speech",
+    "cryptography": "encryption",
+    "hls4ml": "fpga",
     "jax": "jax",
     "opencc": "speech",
     "openvino": "openvino",
     "openvino_genai": "openvino",
     "python_multipart": "speech",
     "websockets": "speech",
+    "pandas": "cluster",
+    "pyarrow": "cluster",
     "ray": "cluster",
     "rdflib": "graph",
     "rouge_score": "eval",
@@ -29,6 +33,7 @@ EXTRAS = {
     "symspellpy": "spelling",
     "opentelemetry": "otel",
     "torch": "optimize",
+    "vllm": "vllm",
 }
 COMPILERS = {"numba", "llvmlite"}
 NOT_FOR_WINDOWS_ON_ARM = {"tantivy", "rjieba"}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from miaotui.engine.model_loop import ModelLoop
     from miaotui.engine.remote.loop import RemoteModel
     from miaotui.engine.seq2seq.loop import Seq2SeqLoop
-    from miaotui.engine.speech.loaded import SpeechLoop
+    from miaotui.engine.speech.loaded import SpeechLoop, SpeechText
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ def open_served_model(
 ) -> ModelLoop:
     """Open a model as `open_model` does, or with the engine of another maker that the options name."""
     options, settings = options or ModelOptions(), settings or Settings.from_env()
+    if options.engine.backend == "vllm":
+        from miaotui.engines.vllm.build import open_vllm  # noqa: PLC0415  (only these models)
+
+        return open_vllm(resolve(model, progress=progress, settings=settings), options.engine)
     if options.engine.backend != "openvino":
         return open_model(model, options, settings=settings, progress=progress)
     from miaotui.engines.openvino.build import open_openvino  # noqa: PLC0415  (only these models)
@@ -82,7 +86,7 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
     if is_ensemble(path):
         return _load_ensemble(path, options, settings, progress)
     with files.open_model(path) as opened:
-        config = opened.config
+        config = opened.config.for_context(options.context)
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
         template = load_chat_template(opened.metadata, opened.folder)
     chat = ChatEncoder(template, tokenizer)
@@ -137,7 +141,7 @@ def open_remote_model(path: Path, digest: str, context: int | None = None) -> tu
     from miaotui.engine.remote.loop import RemoteModel  # noqa: PLC0415  (only these models)
 
     with files.open_model(path) as opened:
-        config = opened.config
+        config = opened.config.for_context(context)
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
         template = load_chat_template(opened.metadata, opened.folder)
     holds = min(context or config.context_length, config.context_length)
@@ -209,10 +213,24 @@ def open_speech_model(
     backend = build_seq2seq_backend(opened, options or Seq2SeqOptions(), settings, progress)
     try:
         name = os.path.basename(os.fspath(model).rstrip("/")) or path.name
-        return SpeechLoop(LoadedSpeech(name, path, config, tokenizer, backend, opened.alignment_heads), queue)
+        return SpeechLoop(LoadedSpeech(name, path, config, tokenizer, opened.alignment_heads, backend), queue)
     except BaseException:
         backend.close()
         raise
+
+
+def open_speech_text(name: str, path: Path) -> SpeechText:
+    """Read all of the speech model at ``path`` but its weights: its windows are computed in other processes.
+
+    Raises a `MiaotuiError`.
+    """
+    from miaotui.engine.speech.loaded import SpeechText  # noqa: PLC0415  (only these models)
+    from miaotui.model.seq2seq.opened import open_seq2seq  # noqa: PLC0415  (only these models)
+    from miaotui.text.speech.tokenizer import load_speech_tokenizer  # noqa: PLC0415  (only these models)
+
+    opened = open_seq2seq(path)
+    tokenizer = load_speech_tokenizer(path, opened.config.vocab_size, opened.config.encoder.max_tokens)
+    return SpeechText(name, path, opened.config, tokenizer, opened.alignment_heads)
 
 
 def start(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Literal
 
 from miaotui.errors import RequestError
@@ -272,3 +273,12 @@ def _require(holds: bool, name: str, expected: str, got: object) -> None:
 def progress_as(progress: Progress | None, step: str) -> Progress | None:
     """Return ``progress`` under one name for all its steps."""
     return None if progress is None else lambda _name, done, total: progress(step, done, total)
+
+
+def namespace_number(owner: str) -> int:
+    """Return the namespace of an owner's requests: 62 bits of BLAKE2b, never 0, which is that of requests of no owner.
+
+    It depends on the owner's name alone, so that a restarted server never gives one owner's number to another while
+    replicas still hold prefixes.
+    """
+    return int.from_bytes(blake2b(owner.encode(), digest_size=8).digest(), "little") >> 2 or 1

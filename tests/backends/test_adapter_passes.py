@@ -22,7 +22,7 @@ from miaotui.errors import EngineError, RequestError, UnsupportedModelError
 from miaotui.kernels.adapters.fields import FEW
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.linear.packed_blocks import quantize, values
-from miaotui.model.adapters.adapter import LowRankPair
+from miaotui.model.adapters.adapter import EXPERTS, LATENT, SHARED, LowRankPair, expert_pair, matrix_of
 from miaotui.model.config import ModelConfig
 from miaotui.model.oracle import Heads, Oracle
 from miaotui.model.reading.names import tensor_shapes
@@ -33,7 +33,7 @@ from tiny_models import tiny_config, tiny_weights
 
 Array = NDArray[np.float32]
 Pairs = dict[str, LowRankPair]
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down", "router")
+MATRICES = (*("q", "k", "v", "o", "gate", "up", "down", "router"), *sorted(EXPERTS | SHARED | LATENT))
 SMALL = {"threads": 1, "context": 256, "chunk_size": 128, "max_sequences": 8}
 
 
@@ -41,11 +41,20 @@ def random_adapter(config: ModelConfig, seed: int, rank: int = 5, only: Sequence
     """Pairs for some matrices of every layer, about as large as the weights that they change."""
     rng, found = np.random.default_rng(seed), {}
     for name, shape in tensor_shapes(config).items():
-        if name.rpartition(".")[2] in only and len(shape) == 2:
-            down = rng.normal(0, shape[1] ** -0.5, (rank, shape[1]))
-            up = rng.normal(0, rank**-0.5, (shape[0], rank))
-            found[name] = LowRankPair(down.astype(np.float32), up.astype(np.float32))
+        if matrix_of(name) in only and len(shape) == 2:
+            for own, rows in _single(config, name, shape[0]):
+                down = rng.normal(0, shape[1] ** -0.5, (rank, shape[1]))
+                up = rng.normal(0, rank**-0.5, (rows, rank))
+                found[own] = LowRankPair(down.astype(np.float32), up.astype(np.float32))
     return found
+
+
+def _single(config: ModelConfig, name: str, rows: int) -> list[tuple[str, int]]:
+    """The matrices of a canonical one, with their rows: those of all experts but one, which the adapter leaves."""
+    if matrix_of(name) not in EXPERTS:
+        return [(name, rows)]
+    assert config.experts is not None
+    return [(expert_pair(name, n), rows // config.experts.count) for n in range(config.experts.count) if n != 2]
 
 
 def as_packed(pairs: Mapping[str, LowRankPair]) -> Pairs:
@@ -78,16 +87,30 @@ def agree(found: Array, expected: Array, share: float = 0.25) -> None:
 
 @pytest.mark.parametrize("rank", [1, 16, 40])
 @pytest.mark.parametrize(
-    "variant", ["llama", "gemma2", "phi", "stablelm", "llama:24", "starcoder2", "qwen2-moe", "gemma3n", "gemma4"]
+    "variant",
+    [
+        "llama",
+        "gemma2",
+        "phi",
+        "stablelm",
+        "llama:24",
+        "starcoder2",
+        "qwen2-moe",
+        "gpt-oss",
+        "gemma3n",
+        "gemma4",
+        "deepseek-v2",
+        "deepseek-v3",
+    ],
 )
 def test_each_layer_equals_the_oracles(variant: str, rank: int, tmp_path: Path) -> None:
     """The seed is one with which no row has two experts that are equally likely: there either one is right."""
     name, _, head_dim = variant.partition(":")
-    config = tiny_config(name, **({"head_dim": int(head_dim)} if head_dim else {}))
-    weights, pairs = pack_tiny(config, tmp_path), random_adapter(config, 3, rank)
+    config, seed = tiny_config(name, **({"head_dim": int(head_dim)} if head_dim else {})), 4 if name == "gpt-oss" else 3
+    weights, pairs = pack_tiny(config, tmp_path), random_adapter(config, seed, rank)
     backend = assemble(config, weights, EngineOptions(**SMALL)).backend
     backend.add_adapter(3, pairs)
-    tokens, layers = text(3, 61), tuple(range(config.n_layers + 1))
+    tokens, layers = text(seed, 61), tuple(range(config.n_layers + 1))
     chunk = probe_chunk(backend.limits, tokens, n_logits=8)._replace(adapter=3)
     result = backend.run(Plan((chunk,)), states=RowStates(layers=layers))
     oracle = PackedOracle(config, unpacked(config, weights)).with_adapter(as_packed(pairs))
@@ -137,8 +160,10 @@ def chunk_of(number: int, adapter: int, count: int, start: int = 0) -> Chunk:
     )
 
 
-@pytest.mark.parametrize("variant", ["llama", "gemma2", "gpt-oss"])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("variant", "threads"),
+    [*[(v, n) for v in ("llama", "gemma2", "gpt-oss") for n in (1, 3)], ("qwen2-moe", 3), ("deepseek-v2", 3)],
+)
 def test_rows_have_the_same_bits_alone_and_in_any_batch(variant: str, threads: int, tmp_path: Path) -> None:
     config = tiny_config(variant)
     alone = Sequences(cpu_backend(config, tmp_path / "a"), 3, config)
@@ -194,9 +219,9 @@ def test_adapters_that_do_not_fit_leave_nothing_behind(tmp_path: Path, monkeypat
     with pytest.raises(RequestError, match="unload another one, or use one of a lower rank"):
         backend.add_adapter(1, pairs)
     monkeypatch.undo()
-    expert = {"layers.0.expert_up": next(iter(pairs.values()))}
-    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.expert_up, which is not supported per request"):
-        backend.add_adapter(1, expert)
+    stream = {"layers.0.laurel_left": next(iter(pairs.values()))}
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.laurel_left, which is not supported per request"):
+        backend.add_adapter(1, stream)
     with pytest.raises(EngineError, match="never added"):
         backend.run(Plan((chunk_of(0, 1, 3),)))
 

@@ -93,8 +93,18 @@ def test_weights_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_rate_counts_while_all_streams_decode() -> None:
     assert decode_rate([[1.0, 2.0, 3.0, 4.0]]) == pytest.approx(1.0)
-    assert decode_rate([[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 3.5]]) == pytest.approx(3 / 1.5)
+    assert decode_rate([[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 3.5]]) == pytest.approx((1.5 + 2) / 1.5)
     assert decode_rate([[1.0, 2.0], [3.0, 4.0]]) == 0.0
+
+
+@pytest.mark.parametrize("piece", [1, 8, 31])
+def test_a_rate_does_not_depend_on_when_pieces_are_read(piece: int) -> None:
+    """Eight streams make a token a second each, and are read one after the other when a piece of all is there."""
+    times = []
+    for stream in range(8):
+        made = [1 + -(-token // piece) * piece for token in range(32)]
+        times.append([min(moment, 32) + 1e-3 * stream for moment in made])
+    assert decode_rate(times) == pytest.approx(8, rel=1e-3)
 
 
 def test_multiply_adds_are_those_of_the_matrices() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from miaotui.cli import main
+from miaotui.cli import INTERRUPTED, main
 from tiny_encoder_models import make_encoder_folder
 from training_texts import write_texts
 
@@ -24,6 +24,7 @@ def test_train_resume_and_write(
     first = capsys.readouterr()
     assert "from step 0" in first.err
     assert "held-out bound:" in first.out
+    assert "a bigram model of the same texts:" in first.out
     assert main(["dmlm", "train", texts, "--out", out, "--steps", "8"]) == 0
     second = capsys.readouterr()
     assert "words masks" in second.err
@@ -41,6 +42,27 @@ def test_train_resume_and_write(
 
     with load_masked(out, backend="reference") as model:
         assert model.generate("The cat").prompt_tokens > 0
+
+
+@pytest.mark.compare
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+    texts, cut, whole = str(write_texts(tmp_path)), tmp_path / "cut", tmp_path / "whole"
+
+    def interrupt(text: str) -> None:
+        if text.startswith("step 3"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("miaotui.cli.dmlm.dmlm.REPORT_S", 0.0)  # each step is reported
+        patched.setattr("miaotui.cli.dmlm.dmlm._say", interrupt)
+        assert main(["dmlm", "train", texts, "--out", str(cut), "--steps", "6", *small]) == INTERRUPTED
+    assert main(["dmlm", "train", texts, "--out", str(cut), "--steps", "6"]) == 0
+    assert "from step 3" in capsys.readouterr().err
+    assert main(["dmlm", "train", texts, "--out", str(whole), "--steps", "6", *small]) == 0
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_fill_lists_tokens_for_each_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

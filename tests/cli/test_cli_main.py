@@ -137,11 +137,24 @@ def test_progress_without_a_terminal_is_a_line_for_each_stage(
     )
 
 
+def test_a_stage_that_tells_more_is_one_stage(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    with ProgressBars() as progress:
+        for done in range(1, 201):
+            progress(f"learning (loss {300 - done})", done, 200)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["Learning (loss 299) ...", "Learning (loss 280) 20/200 ..."]
+    assert len(lines) == 11, "one at the start, and one for each tenth"
+
+
 def test_progress_in_a_terminal_is_a_bar_that_goes_away() -> None:
     code = (
         "from miaotui.cli.output.progress import ProgressBars\n"
         "with ProgressBars() as progress:\n"
         "    for done in range(4): progress('packing', done, 3)\n"
+        "    for done in range(9): progress(f'learning (loss {done})', done, 9)\n"
     )
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
@@ -151,6 +164,7 @@ def test_progress_in_a_terminal_is_a_bar_that_goes_away() -> None:
         shown = terminal.read(1 << 16)
     assert b"Packing weights (once)" in shown
     assert b"100%" in shown
+    assert shown.rpartition(b"Packing")[2].count(b"Learning") == 1, "a stage has one bar, whatever more it tells"
     assert shown.endswith(b"\x1b[2K")  # the bar's line is erased
 
 

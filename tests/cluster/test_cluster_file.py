@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from miaotui.cluster.cluster_file import ClusterFile
+from miaotui.cluster.cluster_file import ClusterFile, IndexSpecification
 from miaotui.cluster.routing.scaling import ScaleRange
 from miaotui.errors import RequestError
 from miaotui.hub.digest import model_digest
+from tiny_encoder_models import make_encoder_folder
 from tiny_models import make_tiny_folder
 
 GOOD: dict[str, Any] = {"models": {"small": {"model": "smollm2-135m", "replicas": 2, "threads": 1}}}
@@ -23,12 +24,13 @@ def test_a_file_is_read_and_written_as_the_same_values(tmp_path: Path) -> None:
     path.write_text(
         "port: 9000\ningress: {deadline_s: 2, cors_origin: ['https://chat.example']}\n"
         "models:\n  small: {model: smollm2-135m, replicas: 2, cpus: 1.5, context: 512}\n"
-        "  large: {model: org/large, speculate: false}\n",
+        "  large: {model: org/large, speculate: false}\nindexes: {replicas: 3, cpus: 0.5}\n",
         encoding="utf-8",
     )
     found = ClusterFile.read(path)
     assert [pool.name for pool in found.pools] == ["small", "large"]
     assert found.pools[0].options == {"context": 512}
+    assert found.indexes == IndexSpecification(3, 0.5)
     assert found.settings.deadline_ms == 2000
     assert found.settings.cors_origin == ("https://chat.example",)
     assert found.settings.named_models == {"small": "smollm2-135m", "large": "org/large"}
@@ -41,6 +43,10 @@ def test_a_file_is_read_and_written_as_the_same_values(tmp_path: Path) -> None:
         ([], "the file: expected names with values"),
         ({}, "models: expected names with values"),
         ({"models": {}}, "expected at least one"),
+        ({"models": {"indexes": {"model": "x"}}}, "is the name of the replicas of indexes"),
+        ({**GOOD, "indexes": {"replcas": 2}}, "did you mean 'replicas'"),
+        ({**GOOD, "indexes": {"replicas": 0}}, "indexes.replicas: expected a whole number from 1"),
+        ({**GOOD, "indexes": {"cpus": -1}}, "indexes.cpus: expected a number"),
         ({**GOOD, "modles": {}}, "unknown name 'modles': did you mean 'models'"),
         ({**GOOD, "port": "8000"}, "port: expected a whole number"),
         ({**GOOD, "ingress": {"dead_line_s": 1}}, "did you mean 'deadline_s'"),
@@ -56,6 +62,7 @@ def test_a_file_is_read_and_written_as_the_same_values(tmp_path: Path) -> None:
         ({"models": {"a": {"model": "x", "threads": 0}}}, "models.a: threads"),
         ({"models": {"a": {"model": "x", "digest": "abc"}}}, "models.a.digest: expected SHA-256"),
         ({"models": {"a": {"model": "x", "speculate": "no"}}}, "models.a.speculate"),
+        ({"models": {"a": {"model": "x", "max_tokens": 0}}}, "models.a: max_tokens"),
     ],
 )
 def test_what_is_wrong_is_named(values: Any, reason: str) -> None:
@@ -96,7 +103,7 @@ def test_the_examples_of_the_page_are_cluster_files() -> None:
     first, ranged, deployed = re.findall(
         r"^```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-    assert [pool.replicas for pool in ClusterFile.of(yaml.safe_load(first)).pools] == [3]
+    assert [pool.replicas for pool in ClusterFile.of(yaml.safe_load(first)).pools] == [3, 2, 1]
     found = ClusterFile.of(yaml.safe_load(ranged))
     assert [(pool.replicas, pool.autoscale) for pool in found.pools] == [(1, ScaleRange(0, 4, 60, 600))]
     assert ClusterFile.of(found.plain()) == found
@@ -128,3 +135,24 @@ def test_the_example_for_kubernetes_has_a_cluster_file() -> None:
     assert application["import_path"] == "miaotui.cluster.on_ray.application:build"
     workers = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     assert sum(each["replicas"] for each in workers) >= found.pools[0].replicas
+
+
+def test_encoders_take_the_options_of_encoders(tmp_path: Path) -> None:
+    folder = make_encoder_folder(tmp_path)
+
+    def located(**more: Any) -> ClusterFile:
+        return ClusterFile.of({"models": {"vectors": {"model": str(folder), **more}}}).located()
+
+    found = located(max_tokens=40, pooling="mean", threads=1)
+    assert found.pools[0].digest == model_digest(folder)
+    for more, reason in (
+        ({"kv": "int8"}, "of the kind encoder, which takes threads, backend, max_tokens, pooling, not kv"),
+        ({"autoscale": {"least": 0, "most": 2}}, "keeps at least 1 replica"),
+        ({"adapters": {"law": "x"}}, "take no `adapters`"),
+    ):
+        with pytest.raises(RequestError, match=reason):
+            located(**more)
+    with pytest.raises(RequestError, match="which takes threads, context, kv"):
+        ClusterFile.of(
+            {"models": {"a": {"model": str(make_tiny_folder(tmp_path, "llama")), "pooling": "mean"}}}
+        ).located()

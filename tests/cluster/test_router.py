@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from miaotui.cluster.routing.breaker import FAILURES, FIRST_PAUSE_S
 from miaotui.cluster.routing.forecast import ReplicaCost, ReplicaLoad, outlook
-from miaotui.cluster.routing.prefixes import PAGE_TOKENS, PrefixIndex, page_hashes
+from miaotui.cluster.routing.prefixes import PAGE_TOKENS, PrefixIndex, node_hashes, page_hashes
 from miaotui.cluster.routing.router import EQUAL_S, EQUAL_SHARE, Router, RouteRequest, Ticket
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
+from miaotui.schedule.pages import PageNode, PagePool, PrefixTree
 
 COST = ReplicaCost(1e-3, (10e-3, 11e-3, 13e-3, 20e-3, 40e-3), 1.2, 4, 64)
 PLAIN = RouteRequest(100, 20)
@@ -212,3 +213,34 @@ def test_prefixes_are_kept_up_to_a_replicas_room() -> None:
     index.remove_replica("a")
     assert index.held(new) == {}
     assert index.pages_of("a") == 0
+
+
+@given(st.randoms(use_true_random=False))
+def test_replicas_name_the_pages_that_routers_count_on(rng: random.Random) -> None:
+    """Hashes of stored and of evicted pages are those of the prompts that they are from."""
+    pool = PagePool(1000)
+    tree = PrefixTree(pool)
+    tree.watch_evictions(1000)
+    held: dict[int, PageNode] = {}
+    for _ in range(rng.randrange(1, 8)):
+        tokens = [rng.randrange(2) for _ in range(PAGE_TOKENS * rng.randrange(1, 5))]
+        namespace, adapter, node = rng.randrange(2), rng.randrange(2), tree.root
+        for place, page in enumerate(page_hashes(tokens, namespace, "0")):
+            prefix = tokens[: (place + 1) * PAGE_TOKENS]
+            node = tree.insert(node, prefix, pool.allocate(), namespace, adapter)
+            if not adapter:
+                held[page] = node
+        tree.let_go(node)
+    assert sorted(node_hashes(tree.nodes(), "0")) == sorted(held)
+    gone = set()
+    for _ in range(rng.randrange(tree.n_evictable + 1)):
+        tree.evict()
+    stored = {id(each) for each in tree.nodes()}
+    gone = {page for page, node in held.items() if id(node) not in stored}
+    assert set(node_hashes(tree.take_evicted(1000), "0")) == gone
+    assert tree.take_evicted(1000) == []
+    index = PrefixIndex()
+    index.add_replica("a", 1000)
+    index.note("a", held)
+    index.forget("a", [*gone, 1, 2])
+    assert index.pages_of("a") == len(held) - len(gone)

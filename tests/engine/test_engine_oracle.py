@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu.backend import Runner, require_cpu
 from miaotui.backends.cpu.build import assemble
-from miaotui.backends.cpu.program import Program
+from miaotui.backends.cpu.program import PassPart, Program
 from miaotui.backends.cpu.shape_limits import require_runnable
 from miaotui.backends.cpu.workspace import KvPages, Workspace, float_rows, rotation_tables
 from miaotui.backends.options import EngineOptions, KvKind
@@ -70,7 +70,7 @@ def layer_inputs_and_logits(config: ModelConfig, weights: PackedModel, kv: KvKin
         Workspace(config, N_TOKENS, N_TOKENS),
         KvPages(config, len(PAGES), kv),
         rotation_tables(config, N_TOKENS),
-        taps=taps,
+        part=PassPart(range(config.n_layers), has_embedding=True, has_head=True, taps=taps),
     )
     logits = Runner(program, shared_pool(1)).run([Chunk(0, 0, tuple(tokens()), PAGES, N_TOKENS)])
     return [taps[i].floats(N_TOKENS, config.state_size) for i in sorted(taps)], logits

@@ -23,8 +23,7 @@ from miaotui.model.adapters.merge import merge_adapter
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
-from miaotui.model.reading.names import tensor_shapes
-from tiny_models import make_tiny_folder, make_tiny_gguf, tiny_config
+from tiny_models import make_tiny_folder, make_tiny_gguf
 
 TOKENS = [5, 17, 3, 90, 41]
 
@@ -62,24 +61,6 @@ def test_adapters_of_gemma_3n_name_its_text_part_and_keys_that_no_layer_reads(tm
     with open_model(base) as opened:
         adapter = read_adapter(write_peft(tmp_path / "a", pairs), opened.config)
     assert set(adapter) == {"layers.0.v", "layers.4.q"}
-
-
-def test_matrices_of_single_experts_are_refused_by_name(tmp_path: Path) -> None:
-    base = make_tiny_folder(tmp_path, "qwen3-moe")
-    router = {"model.layers.0.mlp.gate": tiny_shape("qwen3-moe", "layers.0.router")}
-    with open_model(base) as opened:
-        assert set(read_adapter(write_peft(tmp_path / "a", random_pairs(router, 2)), opened.config)) == {
-            "layers.0.router"
-        }
-        for module in ("model.layers.0.mlp.experts.1.gate_proj", "model.layers.0.mlp.experts"):
-            pairs = random_pairs({module: (64, 64)}, 2)
-            with pytest.raises(UnsupportedModelError, match=rf"{module}.weight', a matrix of single experts"):
-                read_adapter(write_peft(tmp_path / "b", pairs), opened.config)
-
-
-def tiny_shape(variant: str, name: str) -> tuple[int, int]:
-    rows, inputs = tensor_shapes(tiny_config(variant))[name]
-    return rows, inputs
 
 
 def test_a_stored_matrix_changes_as_its_pair_says(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_gguf_and_config_json_say_the_same(variant: str, tmp_path: Path) -> None
     frequencies = expected.rope.inverse_frequencies()
     np.testing.assert_allclose(found.rope.inverse_frequencies(), frequencies, rtol=1e-6)
     assert found.rope.magnitude() == pytest.approx(expected.rope.magnitude())
-    compared = [f.name for f in fields(ModelConfig) if f.name not in ("architecture", "rope")]
+    compared = [f.name for f in fields(ModelConfig) if f.name not in ("architecture", "rope", "long_context")]
     assert {n: getattr(found, n) for n in compared} == {n: getattr(expected, n) for n in compared}
 
 
@@ -213,3 +213,14 @@ def test_baichuan_of_40_layers_has_alibi(layers: int, bias: float | None, alibi:
     assert (config.alibi, any(config.rope_layers)) == (alibi, not alibi)
     with pytest.raises(UnsupportedModelError, match="ALiBi with a bias of 4"):
         config_from_gguf(metadata | {"baichuan.attention.max_alibi_bias": np.float32(4)}, tensors)
+
+
+def test_a_longer_context_has_longropes_long_factors(tmp_path: Path) -> None:
+    with open_model(make_tiny_gguf(tmp_path, "phi3-longrope")) as files:
+        metadata, tensors = dict(files.metadata or {}), files.tensors.stored  # type: ignore[attr-defined]
+    original = config_from_gguf(metadata | {"phi3.context_length": np.uint32(64)}, tensors)
+    assert original.long_context is None, "its context is the original one"
+    config = config_from_gguf(metadata, tensors)
+    assert (config.context_length, config.for_context(65).context_length) == (64, 256)
+    assert config.for_context(65).rope.freq_factors == tuple(2.0 + i for i in range(8))
+    assert config.rope.freq_factors == pytest.approx([1.0 + 0.1 * i for i in range(8)])

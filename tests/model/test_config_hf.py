@@ -157,6 +157,15 @@ def test_longrope_is_used_up_to_its_original_context() -> None:
     assert config.context_length == 4096
     assert config.rope.freq_factors == (1.0,) * 48
     assert config.rope.magnitude() == pytest.approx(1.19023807)
+    assert config.for_context(None) is config.for_context(4096) is config
+
+
+def test_a_longer_context_has_longropes_long_factors() -> None:
+    config = config_from_hf(PHI3_MINI_128K).for_context(4097)
+    assert config.context_length == 131072
+    assert config.rope.freq_factors == (2.0,) * 48
+    assert config.rope.magnitude() == pytest.approx(1.19023807)
+    assert config.for_context(1 << 20) is config
 
 
 def test_yarn_extends_the_context() -> None:

@@ -138,6 +138,20 @@ def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
         assert np.abs(difference).max() <= TOLERANCE * np.abs(state).max()
 
 
+def test_a_text_longer_than_longropes_original_context_equals_transformers(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+
+    model = random_model("phi3-longrope", seed=7)
+    model.save_pretrained(tmp_path)
+    tokens = np.random.default_rng(3).integers(0, 320, 90).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0].numpy()
+    with open_model(tmp_path) as files:
+        long, short = (Oracle(files.config.for_context(n), files.tensors).logits(tokens) for n in (90, None))
+    assert np.abs(long - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(short - expected).max() > 10 * TOLERANCE * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("name", ["gemma4_unified_text", "gemma4_text"])
 def test_the_larger_models_of_gemma_4_equal_transformers(name: str, tmp_path: Path) -> None:
     """Without inputs of layers; keys of layers without a window are their values as well."""

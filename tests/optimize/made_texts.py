@@ -6,10 +6,12 @@ import random
 from pathlib import Path
 
 from miaotui.optimize.cost import MachineRates
+from miaotui.optimize.draft_gain import MeasuredDrafts
 from miaotui.optimize.optimizer import Optimization, OptimizeOptions
 from miaotui.optimize.plan import OptimizeTarget
 
 RATES = MachineRates(20, 200)
+GAIN = MeasuredDrafts(1.25, 1.0, 1.5, 8, 500)
 
 
 def made_text(seed: int, words: int = 500) -> str:

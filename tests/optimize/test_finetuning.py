@@ -86,14 +86,21 @@ def test_long_texts_are_cut_into_pieces_and_answers_are_not_lost_silently(tmp_pa
         ('{"question": "x"}', "expected"),
         ("not json", "not JSON"),
         ("[1]", "JSON object"),
+        ('{"prompt": "x", "completion": ""}', "is empty"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": null}]}', "is empty"),
+        (
+            '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "tools": 5}',
+            "tools must",
+        ),
+        ('{"text": "half a character: \\ud800"}', "surrogate"),
         ('{"messages": [{"role": "wizard", "content": "x"}, {"role": "assistant", "content": "y"}]}', "role must be"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     chat = _chat(make_tiny_folder(tmp_path, "llama"))
     file = tmp_path / "a.jsonl"
-    file.write_text('{"text": "fine"}\n' + line)
-    with pytest.raises(RequestError, match=f"line 2.*{message}"):
+    file.write_text('{"text": "fine, and\u2028\u0085in one line"}\r\n\n \n' + line, encoding="utf-8")
+    with pytest.raises(RequestError, match=f"line 4.*{message}"):
         read_examples([file], chat, 64, 320)
     file.write_bytes(b"\xff\xfe\x00\x01" * 50)
     with pytest.raises(RequestError, match="UTF-8"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_texts import RATES, made_job, made_text
+from made_texts import GAIN, RATES, made_job, made_text
 
 from miaotui.cli import main
 from miaotui.cli.advice import machine_speeds
@@ -149,6 +149,7 @@ def test_measured_speed_decides(model: Path, tmp_path: Path) -> None:
         OptimizeOptions(job.options.calibration, job.options.test, 1024, 1024),
         Settings(tmp_path / "home", tmp_path / "home"),
         measure=measure,
+        drafts=lambda _: GAIN,
     )
     card = job.run()
     assert job.out.stat().st_size <= 160_000
@@ -266,6 +267,7 @@ def test_the_command_line_plans(
     model: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Optimization, "scaled_rates", lambda job, _: job.rates)
+    monkeypatch.setattr(Optimization, "own_drafts", lambda *_: None)
     recipe = home / "recipe.yaml"
     recipe.write_text("size: 150kB\nround-all: true\ntypes: Q4_0,Q8_0\n", encoding="utf-8")
     assert main(["optimize", str(model), "--recipe", str(recipe), "--size", "150000", "--plan"]) == 0

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from made_texts import RATES, made_job, write_texts
+from made_texts import GAIN, RATES, made_job, write_texts
 
 from miaotui.cli import main
 from miaotui.cli.optimize import optimize
@@ -152,7 +152,7 @@ def test_the_quantised_file_is_returned_when_it_loses_less(tmp_path: Path) -> No
         return MeasuredSpeed(rate, answer / rate, answer / rate, None, 1, prompt, answer, 1)
 
     job = made_job(make_tiny_gguf(tmp_path, "llama"), tmp_path, size_bytes=110_000, prompt=100, answer=20)
-    job.options, job.measure = replace(job.options, measure_speed=True), measure
+    job.options, job.measure, job.drafts = replace(job.options, measure_speed=True), measure, lambda _: GAIN
     job.settings = Settings(tmp_path / "home", tmp_path / "home")
     card = Pruning(job, PruneOptions(layers=2)).run()
     assert read_card(job.out) == card

@@ -25,6 +25,7 @@ from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
+from miaotui.types import namespace_number
 
 PATHS = ("/v1/models", "/v1/chat/completions", "/metrics", "/docs", "/openapi.json", "/nowhere")
 LOCAL = ("host", "localhost:8000")
@@ -87,7 +88,7 @@ def test_both_headers_are_understood(keys: tuple[Keyring, dict[str, str]]) -> No
     ]
     for headers in shown:
         found = answer(guard, "/v1/models", headers)
-        assert found.json() == {"name": "bob", "namespace": 2}
+        assert found.json() == {"name": "bob", "namespace": namespace_number("bob")}
 
 
 @pytest.mark.parametrize(

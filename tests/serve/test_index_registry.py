@@ -12,6 +12,7 @@ import pytest
 from miaotui.errors import IndexBusyError
 from miaotui.retrieval import Document, Index
 from miaotui.serve.documents.index_registry import IndexRegistry
+from miaotui.serve.middleware.keys import ANYONE
 
 WRITES = """
 import sys
@@ -42,20 +43,20 @@ def wait_until_free(folder: Path) -> None:
 
 def test_another_process_writes_after_a_pause_and_the_shelf_again(tmp_path: Path) -> None:
     shelf = IndexRegistry(tmp_path, idle_s=0.2)
-    index = shelf.to_change("", "pets", make=True)
+    index = shelf.to_change(ANYONE, "pets", make=True)
     index.add([Document("1", "cats")])
     wait_until_free(tmp_path / "pets")
     done = write_elsewhere(tmp_path / "pets")
     assert done.returncode == 0, done.stderr
-    shelf.to_change("", "pets").add([Document("2", "dogs")])
-    assert len(shelf.to_search("", "pets")) == 3
+    shelf.to_change(ANYONE, "pets").add([Document("2", "dogs")])
+    assert len(shelf.to_search(ANYONE, "pets")) == 3
     wait_until_free(tmp_path / "pets")
     shelf.close()
 
 
 def test_what_is_being_changed_is_kept(tmp_path: Path) -> None:
     shelf = IndexRegistry(tmp_path, idle_s=3600.0)
-    shelf.to_change("", "pets", make=True).add([Document("1", "cats")])
+    shelf.to_change(ANYONE, "pets", make=True).add([Document("1", "cats")])
     done = write_elsewhere(tmp_path / "pets")
     assert done.returncode != 0
     assert "IndexBusyError" in done.stderr
@@ -68,9 +69,9 @@ def test_many_changes_in_turn_lose_nothing(tmp_path: Path) -> None:
     shelf, other = IndexRegistry(tmp_path, idle_s=0.0), None
     added = refused = 0
     for number in range(30):
-        shelf.to_change("", "pets", make=True)
+        shelf.to_change(ANYONE, "pets", make=True)
         other = other or Index.open(tmp_path / "pets")
-        for writer in (shelf.to_change("", "pets"), other):
+        for writer in (shelf.to_change(ANYONE, "pets"), other):
             try:
                 added += writer.add([Document(f"{number}-{id(writer)}", "cats")])
             except IndexBusyError:
@@ -86,7 +87,7 @@ def test_many_changes_in_turn_lose_nothing(tmp_path: Path) -> None:
 def test_a_closed_shelf_leaves_no_writer(tmp_path: Path) -> None:
     shelf = IndexRegistry(tmp_path)
     for name in ("a", "b"):
-        shelf.to_change("", name, make=True).add([Document("1", "cats")])
+        shelf.to_change(ANYONE, name, make=True).add([Document("1", "cats")])
     shelf.close()
     for name in ("a", "b"):
         with Index.open(tmp_path / name) as index:

@@ -222,16 +222,16 @@ def kept(identity: str, size: int = 1) -> StoredResponse:
 def test_the_oldest_go_first_and_callers_see_only_their_own() -> None:
     store = ResponseStore()
     for n in range(KEPT + 3):
-        store.keep(1, kept(f"r{n}"))
-    store.find(1, "r3")
-    for namespace, identity in ((1, "r2"), (2, "r5")):
+        store.keep("1", kept(f"r{n}"))
+    store.find("1", "r3")
+    for owner, identity in (("1", "r2"), ("2", "r5")):
         with pytest.raises(ApiError):
-            store.find(namespace, identity)
+            store.find(owner, identity)
     for n in range(5):
-        store.keep(3, kept(f"big{n}", 6 << 20))
+        store.keep("3", kept(f"big{n}", 6 << 20))
     with pytest.raises(ApiError):
-        store.find(3, "big2")
-    store.find(3, "big4")
+        store.find("3", "big2")
+    store.find("3", "big4")
 
 
 def test_work_in_the_background_is_bounded() -> None:
@@ -243,10 +243,10 @@ def test_work_in_the_background_is_bounded() -> None:
     for n in range(RUNNING):
         running = kept(f"r{n}")
         running.work = Busy()  # type: ignore[assignment]
-        store.keep(1, running)
+        store.keep("1", running)
     with pytest.raises(OverloadedError):
-        store.require_room(1)
-    store.require_room(2)
+        store.require_room("1")
+    store.require_room("2")
 
 
 # errors -------------------------------------------------------------------------------------------

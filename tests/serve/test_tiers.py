@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -12,28 +15,35 @@ import pytest
 from serving import Serving, serving
 
 from miaotui.config import Settings
-from miaotui.errors import DeadlineUnattainableError, RequestError
+from miaotui.errors import DeadlineUnattainableError, OverloadedError, RequestError
 from miaotui.optimize.card import FORM, SUFFIX
 from miaotui.optimize.source import file_digest
-from miaotui.serve.models import ObservedModel, ServedModels
+from miaotui.retrieval.answers.cache import AnswerCache
+from miaotui.serve.middleware.access import CURRENT, Account
+from miaotui.serve.models import ObservedModel, Running, ServedModels
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.prompt_router import PromptRouter, read_routes
-from miaotui.serve.tiers import NEAR_KL, TierGroup, read_tiers
+from miaotui.serve.tiers import NEAR_KL, TierGroup, probing, read_tiers
 from miaotui.served_model import ServedModel
 from tiny_models import make_tiny_folder, make_tiny_gguf
 
 
 class Slow:
-    """A served model that can keep no deadline below a time."""
+    """A served model that can keep no deadline below a time, and takes on nothing while it is full."""
 
     def __init__(self, model: ServedModel, least_ms: float) -> None:
-        self._model, self._least_ms = model, least_ms
+        self._model, self._least_ms, self.is_full = model, least_ms, False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def submit_all(self, submissions: Any) -> Any:
         wanted = list(submissions)
+        if self.is_full:
+            full = OverloadedError("the queue is full", 1.0)
+            if self._model.loop.observer is not None:
+                self._model.loop.observer.refused(full)
+            raise full
         for _, _, options in wanted:
             deadline = options.deadline
             late = deadline is not None and deadline.on_late == "refuse" and (deadline.total_ms or 1e9) < self._least_ms
@@ -57,7 +67,7 @@ def _parts(models: Mapping[str, ServedModel]) -> Mapping[str, Any]:
     operations = Operations(served)
     for model in models.values():
         cast("ObservedModel", model).observe(operations.running)
-    return {"models": served, "operations": operations}
+    return {"models": served, "operations": operations, "response_cache": AnswerCache()}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +80,38 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield running
 
 
-def _ask(server: Serving, **more: Any) -> httpx.Response:
+def _ask(server: Serving, fresh: bool = True, **more: Any) -> httpx.Response:
     body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "seed": 1, **more}
-    return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+    headers = {"cache-control": "no-store"} if fresh else {}
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60, headers=headers)
+
+
+@contextmanager
+def _full(server: Serving, *names: str) -> Iterator[None]:
+    for name in names:
+        cast("Slow", server.hosts[name]).is_full = True
+    try:
+        yield
+    finally:
+        for name in names:
+            cast("Slow", server.hosts[name]).is_full = False
+
+
+def _asked_and_kept(server: Serving, **more: Any) -> dict[str, Any]:
+    """The answer; one that was not kept before is now."""
+    cache = server.services.response_cache
+    assert cache is not None
+    before = cache.counts().kept
+    answer: dict[str, Any] = _ask(server, fresh=False, **more).json()
+    while answer["cache"] == "miss" and cache.counts().kept == before:
+        time.sleep(0.002)
+    return answer
+
+
+def _count(server: Serving, name: str, *labels: str) -> float:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    found = [x for x in lines if x.startswith(name) and all(f'"{label}"' in x for label in labels)]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +150,92 @@ def test_streams_and_the_list_know_tiers(server: Serving) -> None:
 
 
 def test_each_answer_and_refusal_is_counted_once(server: Serving) -> None:
-    def count(name: str, *labels: str) -> float:
-        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-        found = [x for x in lines if x.startswith(name) and all(f'"{label}"' in x for label in labels)]
-        return sum(float(line.rpartition(" ")[2]) for line in found)
+    def counts() -> tuple[float, float]:
+        return _count(server, "vllm:request_success_total", "small"), _count(server, "miaotui_refused_total")
 
-    before = count("vllm:request_success_total", "small"), count("miaotui_refused_total")
+    before = counts()
     _ask(server, deadline_ms=15_000)
-    after = count("vllm:request_success_total", "small"), count("miaotui_refused_total")
-    assert after == (before[0] + 1, before[1])
+    assert counts() == (before[0] + 1, before[1])
     _ask(server, deadline_ms=15_000, quality="near")
-    assert count("miaotui_refused_total") == before[1] + 1
+    assert counts()[1] == before[1] + 1
+    with _full(server, "small"):
+        assert _ask(server, deadline_ms=15_000).status_code == 503
+        assert counts()[1] == before[1] + 2
+        assert _ask(server, deadline_ms=15_000, on_late="best_effort").json()["deadline"]["tier"] == "middle"
+    with _full(server, "small", "middle", "best"):
+        assert _ask(server, deadline_ms=15_000, on_late="best_effort").status_code == 503
+    assert counts()[1] == before[1] + 3
+
+
+@pytest.mark.parametrize(
+    ("full", "more", "tier"),
+    [
+        (["best"], {}, "middle"),
+        (["best"], {"quality": "near", "deadline_ms": 40_000}, "middle"),
+        (["best", "middle"], {}, "small"),
+        (["small"], {"deadline_ms": 15_000, "on_late": "best_effort"}, "middle"),
+        (["small"], {"deadline_ms": 15_000, "on_late": "shorten"}, "middle"),
+        (["small", "middle"], {"deadline_ms": 15_000, "on_late": "best_effort"}, "best"),
+    ],
+)
+def test_a_tier_that_takes_nothing_on_is_passed_by(
+    server: Serving, full: list[str], more: dict[str, Any], tier: str
+) -> None:
+    with _full(server, *full):
+        assert _ask(server, **more).json()["deadline"]["tier"] == tier
+
+
+def test_a_kept_answer_of_a_lower_tier_stands_for_none_of_a_better_one(server: Serving) -> None:
+    own = {name: _ask(server, model=name).json()["choices"][0]["message"] for name in ("best", "small")}
+    assert own["best"] != own["small"]
+    said = [{"role": "user", "content": "hello"}]
+    for more, tier, state in (
+        ({"deadline_ms": 15_000}, "small", "miss"),
+        ({}, "best", "miss"),
+        ({}, "best", "hit"),
+        ({"deadline_ms": 15_000}, "best", "hit"),  # an answer of the best tier that is there is in time
+        ({"model": "best"}, None, "hit"),
+        ({"model": "small"}, None, "hit"),
+    ):
+        answer = _asked_and_kept(server, messages=said, **more)
+        assert (answer["cache"], answer["deadline"].get("tier")) == (state, tier)
+        assert answer["choices"][0]["message"] == own[tier or more["model"]]
+
+
+def test_a_kept_answer_names_the_model_that_a_rule_chose(server: Serving) -> None:
+    said = [{"role": "user", "content": "hi"}]
+    first, again = (_asked_and_kept(server, model="routed", messages=said) for _ in range(2))
+    assert (first["deadline"]["tier"], again["deadline"]["tier"], again["cache"]) == ("middle", "middle", "hit")
+    assert _ask(server, model="routed", messages=said, quality="exact").status_code == 400, "rules have no floor"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "hello"}),
+        ("/v1/responses", {"input": "hello"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hello"}]}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "hello"}], "options": {"num_predict": 4}}),
+        ("/api/generate", {"prompt": "hello", "raw": True, "options": {"num_predict": 4}}),
+        ("/v1/tasks/generate", {"texts": ["hello"]}),
+    ],
+)
+def test_every_route_has_the_floor_and_names_the_tier(server: Serving, path: str, body: dict[str, Any]) -> None:
+    limits = {"/api": {}, "/v1/responses": {"max_output_tokens": 4}}
+    limit = next((limits[each] for each in limits if path.startswith(each)), {"max_tokens": 4})
+
+    def ask(**more: Any) -> httpx.Response:
+        asked = {"model": "chat", "stream": False, **limit, **body, **more}
+        return httpx.post(f"{server.url}{path}", json=asked, timeout=60)
+
+    assert ask(deadline_ms=15_000).json()["deadline"]["tier"] == "small"
+    assert ask(deadline_ms=40_000, quality="near").json()["deadline"]["tier"] == "middle"
+    assert ask(deadline_ms=15_000, quality="exact").status_code == 429
+    assert ask(quality="good").status_code == 400
+    if "tasks" not in path:
+        told = [line for line in ask(deadline_ms=15_000, stream=True).text.splitlines() if '"tier"' in line]
+        assert len(told) == 1
+        assert '"tier":"small"' in told[0].replace(" ", "")
 
 
 def test_words_that_are_wrong(server: Serving) -> None:
@@ -202,3 +316,19 @@ def test_a_report_card_says_how_near_a_tier_is(tmp_path: Path) -> None:
 
     with serving(places, Settings.from_env(), parts=parts):
         assert losses == [0.0, 0.04, None]
+
+
+def test_a_part_that_is_taken_back_is_not_charged() -> None:
+    """Of two prompts a tier takes one and refuses the other: the next tier's prompts are the ones that count."""
+    charged: list[int] = []
+    account = Account(charge=charged.append)
+    running = Running({})
+    taken = cast("Any", SimpleNamespace(number=1, prompt_tokens=7, token_ids=(), cached_tokens=0, finish_reason="stop"))
+    token = CURRENT.set(account)
+    try:
+        with probing():
+            running.submitted("best", taken)
+            running.left("best", taken)
+    finally:
+        CURRENT.reset(token)
+    assert (account.prompt_tokens, sum(charged), running.take_ended(), len(running)) == (0, 0, [], 0)

@@ -12,6 +12,8 @@ import pytest
 import sampling_oracle as oracle
 from miaotui.backends.backend import probe_chunk
 from miaotui.backends.cpu import draw
+from miaotui.backends.cpu.build import assemble
+from miaotui.backends.options import EngineOptions
 from miaotui.backends.sampling import Distribution, noise_key
 from miaotui.engine.engine import Engine
 from miaotui.errors import ModelFormatError
@@ -24,8 +26,8 @@ from miaotui.speculation.drafters.protocol import HeadInput
 from miaotui.speculation.drafters.suffix import SuffixDrafter
 from miaotui.speculation.policy import RowCost
 from miaotui.types import SamplingParams
-from tiny_engine import open_parts, settings_in
-from tiny_models import make_tiny_gguf
+from tiny_engine import open_parts, pack_tiny, settings_in
+from tiny_models import make_tiny_gguf, tiny_config
 
 F = np.float32
 WIDTH, LAYER = 96, 1
@@ -253,6 +255,19 @@ def answers(engine: Engine, prompts: list[list[int]], params: list[SamplingParam
 
 def test_a_model_without_a_head_has_none(opened: Any, tmp_path: Path) -> None:
     assert path_for(opened[0].backend.runner.program.weights, tmp_path) is None
+
+
+def test_a_head_that_a_model_cannot_use_is_named_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config, settings = tiny_config("gemma3n"), settings_in(tmp_path)
+    weights = pack_tiny(config, tmp_path)
+    backend = assemble(config, weights, EngineOptions(threads=1, context=64)).backend
+    assert head_for(backend, settings) is None
+    assert not caplog.records
+    (folder := settings.folder("heads")).mkdir(parents=True, exist_ok=True)
+    (folder / f"{digest_of(weights)}.safetensors").write_bytes(b"")
+    assert head_for(backend, settings) is None
+    (record,) = caplog.records
+    assert "is not used: models with several streams" in record.getMessage()
 
 
 def test_a_head_of_one_s_own_is_found(opened: Any, tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-"""OpenVINO GenAI's continuous batching behind the smallest HTTP that can be timed.
+"""OpenVINO GenAI's continuous batching behind OpenAI's completions, as little of them as a load needs.
 
-One thread steps the pipeline for as long as it has requests; an event loop takes requests
-(``POST``, JSON with ``prompt`` as token ids and ``max_tokens``) and answers each with the number of
-its tokens as soon as its last one is there. Whoever hangs up is cancelled. Standard library besides
-OpenVINO, so that HTTP costs the peer next to nothing.
+One thread steps the pipeline for as long as it has requests; an event loop takes requests (``POST /v1/completions``
+with ``prompt`` and ``max_tokens``) and streams each answer as one event as soon as its last token is there, so that
+HTTP costs the peer next to nothing. Whoever hangs up is cancelled. Standard library besides OpenVINO.
 """
 
 from __future__ import annotations
@@ -13,11 +12,24 @@ import asyncio
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import openvino
 import openvino_genai as genai
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+
+    def events(self) -> bytes:
+        """Server-sent events: the text, the usage, the end."""
+        choice = {"index": 0, "text": self.text, "finish_reason": "length"}
+        usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.tokens}
+        found = [json.dumps({"choices": [choice]}), json.dumps({"choices": [], "usage": usage}), "[DONE]"]
+        return "".join(f"data: {each}\n\n" for each in found).encode()
 
 
 class Serving:
@@ -29,15 +41,16 @@ class Serving:
         scheduler.enable_prefix_caching = False
         properties = {"INFERENCE_NUM_THREADS": str(threads)}
         self._pipeline = genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
-        self._coming: list[tuple[list[int], int, asyncio.Future[int]]] = []
-        self._open: list[tuple[Any, asyncio.Future[int], list[int]]] = []
+        self._tokenizer = self._pipeline.get_tokenizer()
+        self._coming: list[tuple[str, int, asyncio.Future[Answer]]] = []
+        self._open: list[tuple[Any, asyncio.Future[Answer], int, int, list[int]]] = []
         self._lock, self._wake, self._number = threading.Lock(), threading.Event(), 0
         self.loop: asyncio.AbstractEventLoop | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
-    async def answer(self, prompt: list[int], max_tokens: int) -> int:
-        """The number of tokens of a whole answer."""
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    async def answer(self, prompt: str, max_tokens: int) -> Answer:
+        """A whole answer of ``max_tokens`` tokens."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         with self._lock:
             self._coming.append((prompt, max_tokens, future))
         self._wake.set()
@@ -60,28 +73,30 @@ class Serving:
             config = genai.GenerationConfig()
             config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, True, False
             self._number += 1
-            tokens = openvino.Tensor(np.asarray([prompt], np.int64))
-            self._open.append((self._pipeline.add_request(self._number, tokens, config), future, [0, max_tokens]))
+            tokens = self._tokenizer.encode(prompt).input_ids
+            handle = self._pipeline.add_request(self._number, tokens, config)
+            self._open.append((handle, future, tokens.shape[1], max_tokens, []))
 
     def _leave(self) -> None:
         assert self.loop is not None
         left = []
-        for handle, future, counts in self._open:
+        for handle, future, prompt_tokens, most, ids in self._open:
             if future.cancelled():
                 handle.cancel()
                 continue
             if handle.can_read():
-                counts[0] += sum(len(out.generated_ids) for out in handle.read().values())
-            if counts[0] >= counts[1]:
-                self.loop.call_soon_threadsafe(_settle, future, counts[0])
+                ids += [token for out in handle.read().values() for token in out.generated_ids]
+            if len(ids) >= most:
+                answer = Answer(self._tokenizer.decode(ids), prompt_tokens, len(ids))
+                self.loop.call_soon_threadsafe(_settle, future, answer)
             else:
-                left.append((handle, future, counts))
+                left.append((handle, future, prompt_tokens, most, ids))
         self._open = left
 
 
-def _settle(future: asyncio.Future[int], count: int) -> None:
+def _settle(future: asyncio.Future[Answer], answer: Answer) -> None:
     if not future.done():
-        future.set_result(count)
+        future.set_result(answer)
 
 
 async def talk(serving: Serving, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,7 +104,7 @@ async def talk(serving: Serving, reader: asyncio.StreamReader, writer: asyncio.S
     head = await reader.readuntil(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     body = await reader.readexactly(int(lengths[0].split(b":")[1])) if lengths else b"{}"
-    text = b"{}"
+    kind, text = b"application/json", json.dumps({"data": [{"id": "bench"}]}).encode()  # of GET /v1/models
     if head.startswith(b"POST"):
         asked = json.loads(body)
         working = asyncio.ensure_future(serving.answer(asked["prompt"], asked["max_tokens"]))
@@ -99,10 +114,11 @@ async def talk(serving: Serving, reader: asyncio.StreamReader, writer: asyncio.S
             working.cancel()
             writer.close()
             return
-        text = json.dumps({"tokens": working.result()}).encode()
+        kind, text = b"text/event-stream", working.result().events()
         gone.cancel()
     size = str(len(text)).encode()
-    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: " + size + b"\r\n\r\n")
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: " + kind + b"\r\nContent-Length: " + size
+    writer.write(head + b"\r\n\r\n")
     writer.write(text)
     writer.close()
 

@@ -20,6 +20,9 @@ from typing import Any
 
 from miaotui.config import cache_error, make_folder
 from miaotui.errors import CacheError, ConversationMissingError, RequestError
+from miaotui.retrieval.answers.erasing import empty_log
+from miaotui.sealing.cells import CellCipher, begin_cells, is_sealed, open_cells
+from miaotui.sealing.master_keys import MasterKeys
 
 MAX_MESSAGE_CHARS = 4_000
 MAX_TURNS = 1_000
@@ -38,6 +41,26 @@ CREATE TABLE IF NOT EXISTS ratings (
   conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
   turn INTEGER, score INTEGER NOT NULL, comment TEXT NOT NULL, at_s REAL NOT NULL);
 """
+CONTEXT = "conversations"  # of the wrapped data key
+# For each column with text: the place, the text and the key of each row; and how one is replaced.
+_TEXT_CELLS = (
+    (
+        "SELECT id || ' state', state, json_array(id) FROM conversations",
+        "UPDATE conversations SET state = ? WHERE id = ?",
+    ),
+    (
+        "SELECT conversation || ' ' || number || ' text', text, json_array(conversation, number) FROM turns",
+        "UPDATE turns SET text = ? WHERE conversation = ? AND number = ?",
+    ),
+    (
+        "SELECT conversation || ' ' || number || ' detail', detail, json_array(conversation, number) FROM turns",
+        "UPDATE turns SET detail = ? WHERE conversation = ? AND number = ?",
+    ),
+    (
+        "SELECT conversation || ' comment', comment, json_array(rowid) FROM ratings",
+        "UPDATE ratings SET comment = ? WHERE rowid = ?",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -83,11 +106,13 @@ class ConversationStore:
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
         self.path, self._clock = path, clock
+        self._cells: CellCipher | None = None  # None: what was said is plain
         self._lock = threading.Lock()
         if path is not None:
             make_folder(path.parent)
         try:
             self._db = _connect(path)
+            self._open_cells()
             self._prune()
         except (sqlite3.Error, OSError) as error:
             raise _unusable(error, path) from error
@@ -96,7 +121,7 @@ class ConversationStore:
         """Begin a conversation, with an id that cannot be guessed."""
         name, now = secrets.token_urlsafe(16), self._clock()
         with self._changing() as db:
-            state = json.dumps(_plain(State()))
+            state = self._hidden(json.dumps(_plain(State())), f"{name} state")
             db.execute(
                 "INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?)", (name, namespace, language, state, now, now)
             )
@@ -113,7 +138,8 @@ class ConversationStore:
         if row is None:
             raise ConversationMissingError("there is no such conversation: begin one, or correct its id")
         owner, language, state, begun_s, turns = row
-        return Conversation(str(name), owner, language, State(**json.loads(state)), begun_s, turns)
+        known = State(**json.loads(self._shown(state, f"{name} state")))
+        return Conversation(str(name), owner, language, known, begun_s, turns)
 
     def add(
         self, conversation: Conversation, said: list[tuple[str, str, Mapping[str, Any]]], state: State, language: str
@@ -131,11 +157,14 @@ class ConversationStore:
             turns = [Turn(first + i, *each, now) for i, each in enumerate(said)]
             db.executemany(
                 "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?)",
-                [(conversation.id, t.number, t.role, t.text, json.dumps(dict(t.detail)), now) for t in turns],
+                [
+                    (conversation.id, turn.number, turn.role, *self._cells_of(conversation.id, turn), now)
+                    for turn in turns
+                ],
             )
             db.execute(
                 "UPDATE conversations SET state = ?, language = ?, changed_s = ? WHERE id = ?",
-                (json.dumps(_plain(state)), language, now, conversation.id),
+                (self._hidden(json.dumps(_plain(state)), f"{conversation.id} state"), language, now, conversation.id),
             )
         return turns
 
@@ -144,7 +173,17 @@ class ConversationStore:
         query = "SELECT number, role, text, detail, at_s FROM turns WHERE conversation = ? ORDER BY 1"
         with self._lock:
             rows = self._db.execute(query, (conversation.id,)).fetchall()
-        return [Turn(n, role, text, json.loads(detail), at_s) for n, role, text, detail, at_s in rows]
+        name = conversation.id
+        return [
+            Turn(
+                n,
+                role,
+                self._shown(text, f"{name} {n} text"),
+                json.loads(self._shown(detail, f"{name} {n} detail")),
+                at_s,
+            )
+            for n, role, text, detail, at_s in rows
+        ]
 
     def rate(self, conversation: Conversation, score: int, turn: int | None = None, comment: str = "") -> None:
         """Note a rating of 1 to 5, of one turn or of the whole. Raises `RequestError`."""
@@ -156,14 +195,71 @@ class ConversationStore:
         if not isinstance(comment, str) or len(comment) > MAX_COMMENT_CHARS:
             raise RequestError(f"a comment is a text of at most {MAX_COMMENT_CHARS:,} characters")
         with self._changing() as db:
-            values = (conversation.id, turn, score, comment, self._clock())
+            values = (conversation.id, turn, score, self._hidden(comment, f"{conversation.id} comment"), self._clock())
             db.execute("INSERT INTO ratings VALUES (?, ?, ?, ?, ?)", values)
 
     def ratings(self, conversation: Conversation) -> list[tuple[int | None, int, str]]:
         """Return (turn or None, score, comment), oldest first."""
         query = "SELECT turn, score, comment FROM ratings WHERE conversation = ? ORDER BY rowid"
         with self._lock:
-            return list(self._db.execute(query, (conversation.id,)))
+            rows = list(self._db.execute(query, (conversation.id,)))
+        return [(turn, score, self._shown(comment, f"{conversation.id} comment")) for turn, score, comment in rows]
+
+    def delete(self, conversation: Conversation) -> None:
+        """Delete a conversation with its turns and ratings, from all files."""
+        with self._changing() as db:
+            db.execute("DELETE FROM conversations WHERE id = ?", (conversation.id,))
+        self._empty_log()
+
+    def delete_all(self, namespace: str) -> int:
+        """Delete all conversations of a namespace, from all files. Returns how many there were."""
+        with self._changing() as db:
+            count = db.execute("DELETE FROM conversations WHERE namespace = ?", (namespace,)).rowcount
+        self._empty_log()
+        return count
+
+    def _empty_log(self) -> None:
+        with self._lock:
+            if self.path is not None:
+                empty_log(self._db)
+
+    # sealed cells ---------------------------------------------------------------------------------
+
+    def _hidden(self, text: str, place: str) -> str | bytes:
+        """Return a text as it is stored."""
+        return text if self._cells is None else self._cells.seal(text.encode(), place.encode())
+
+    def _shown(self, cell: str | bytes, place: str) -> str:
+        """Return the text of a cell. Raises `EncryptionKeyError`."""
+        if self._cells is None:
+            return str(cell)
+        return self._cells.open(bytes(cell) if isinstance(cell, bytes) else b"", place.encode()).decode()
+
+    def _cells_of(self, name: str, turn: Turn) -> tuple[str | bytes, str | bytes]:
+        detail = json.dumps(dict(turn.detail))
+        return (
+            self._hidden(turn.text, f"{name} {turn.number} text"),
+            self._hidden(detail, f"{name} {turn.number} detail"),
+        )
+
+    def _open_cells(self) -> None:
+        """Find the cipher of the file; a plain one is sealed where the environment names a master key.
+
+        Raises `EncryptionKeyError`.
+        """
+        keys = None if self.path is None else MasterKeys.from_env()
+        if self.path is not None and is_sealed(self._db):
+            keys = keys or MasterKeys.required(f"the file of conversations {self.path}")
+            self._cells = open_cells(self._db, keys, CONTEXT, str(self.path))
+        elif keys is not None:
+            with self._changing() as db:
+                made = begin_cells(db, keys, CONTEXT)
+                for query, change in _TEXT_CELLS:
+                    for place, text, row in db.execute(query).fetchall():
+                        db.execute(change, (made.seal(text.encode(), place.encode()), *json.loads(row)))
+            self._cells = made
+            self._db.execute("VACUUM")
+            self._empty_log()
 
     def close(self) -> None:
         """Close the file."""
@@ -207,7 +303,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     name = ":memory:" if path is None else path
     db = sqlite3.connect(name, 5.0, check_same_thread=False, isolation_level=None)
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
         db.execute(f"PRAGMA {pragma}").fetchall()
     db.executescript(_TABLES)
     return db

@@ -23,6 +23,7 @@ from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.apps.rules import DEFAULT_RULES, Rule, Rules
 from miaotui.errors import MiaotuiError, RequestError
 from miaotui.retrieval.meaning.languages import is_chinese
+from miaotui.types import namespace_number
 
 _LOG = logging.getLogger(__name__)
 TURN_MS = 500.0
@@ -131,6 +132,10 @@ class Support:
         """Note a rating of 1 to 5. Raises `RequestError`."""
         self.store.rate(self.store.get(conversation_id, namespace), score, turn, comment)
 
+    def delete(self, conversation_id: str, namespace: str = "") -> None:
+        """Delete a conversation. Raises `ConversationMissingError`."""
+        self.store.delete(self.store.get(conversation_id, namespace))
+
     def transcript(self, conversation_id: str, namespace: str = "") -> dict[str, Any]:
         """Return the conversation as plain values. Raises `RequestError`."""
         conversation = self.store.get(conversation_id, namespace)
@@ -214,7 +219,8 @@ class Support:
             return None
         left_ms = max(1.0, self._documents_ms - (time.perf_counter() - started) * 1e3)
         mode: Mode = "extractive" if self.desk.llm is None else self._mode
-        asked = Question(text[:2_000], self._index, mode, left_ms, namespace, ANSWER_TOKENS)
+        number = namespace_number(namespace) if namespace else 0
+        asked = Question(text[:2_000], self._index, mode, left_ms, namespace, number, ANSWER_TOKENS)
         try:
             return self._answered(self.desk, asked, mode, reply)
         except MiaotuiError as error:  # a conversation outlives an index that cannot be read

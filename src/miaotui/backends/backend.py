@@ -266,13 +266,16 @@ def require(backend: Able, capability: str) -> None:
         raise lacking(backend, capability)
 
 
+_REMEDIES = {"ensemble": "use one of its members alone; an adapter may be merged into one (miaotui merge-adapter)"}
+
+
 def lacking(backend: Able, capability: str) -> RequestError:
     """Return the error of a capability that ``backend`` does not have."""
     able = backend.capabilities
     has = ", ".join(each.name for each in fields(able) if getattr(able, each.name)) or "nothing of these"
     return RequestError(
         f"the {backend.identity.name} backend has no {capability.replace('_', ' ')} (it has: {has}): "
-        "leave it out, or load the model with another backend"
+        f"leave it out, or {_REMEDIES.get(backend.identity.name, 'load the model with another backend')}"
     )
 
 

@@ -17,7 +17,7 @@ from miaotui.schedule.scheduler import Scheduler
 
 KvKind = Literal["f16", "int8"]
 BackendName = Literal["cpu", "reference"]
-EngineName = Literal["cpu", "reference", "jax", "openvino"]
+EngineName = Literal["cpu", "reference", "jax", "openvino", "vllm"]
 EncoderPooling = Literal["mean", "cls", "last", "max"]
 Activations = Literal["int16", "int8"]
 
@@ -30,12 +30,14 @@ class EngineOptions:
     """Options of a model's engine. None: chosen from the model and the machine.
 
     ``backend`` computes: ``cpu`` by compiled kernels, ``reference`` slowly in NumPy, with nothing compiled,
-    ``jax`` by XLA on the device that JAX finds, in float32, ``openvino`` by OpenVINO GenAI, a whole engine of its own.
+    ``jax`` by XLA on the device that JAX finds, in float32, ``openvino`` by OpenVINO GenAI and ``vllm`` by vLLM,
+    whole engines of their own.
     ``format`` is how weights stored as floats are packed; ``context`` bounds prompt plus answer and
     ``kv_tokens`` says for how many tokens, over all requests, keys and values are kept;
     ``chunk_size`` is how many prompt tokens a pass takes at most; up to ``most_passes`` follow each other
-    before what they bring is looked at, fewer when that takes long. Raises `RequestError` for values
-    out of range.
+    before what they bring is looked at, fewer when that takes long. ``stages`` processes share the layers out;
+    ``stage_at`` names those that run elsewhere (HOST:PORT), ``stage_key_file`` the secret that they ask for. Raises
+    `RequestError` for values out of range.
     """
 
     format: Format | None = None
@@ -48,11 +50,14 @@ class EngineOptions:
     reuse_prefix: bool = True
     most_passes: int = MOST_PASSES
     backend: EngineName = "cpu"
+    stages: int = 1
+    stage_at: tuple[str, ...] = ()
+    stage_key_file: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("threads", "context", "kv_tokens", "max_sequences", "chunk_size"):
+        for name in ("threads", "context", "kv_tokens", "max_sequences", "chunk_size", "stages"):
             value = getattr(self, name)
-            optional = value is None and name not in ("max_sequences", "chunk_size")
+            optional = value is None and name not in ("max_sequences", "chunk_size", "stages")
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not optional and not (whole and 1 <= value <= MAX_OPTION):
                 raise RequestError(f"{name} must be a whole number from 1 to {MAX_OPTION:,}, not {value!r}")
@@ -64,6 +69,13 @@ class EngineOptions:
             raise RequestError(f"backend must be one of {', '.join(get_args(EngineName))}, not {self.backend!r}")
         if self.kv not in ("f16", "int8"):
             raise RequestError(f"kv must be 'f16' or 'int8', not {self.kv!r}")
+        if self.is_staged and self.backend != "cpu":
+            raise RequestError(f"backend {self.backend!r} has no stages: leave them out, or use backend='cpu'")
+
+    @property
+    def is_staged(self) -> bool:
+        """Return whether several processes share the layers."""
+        return self.stages > 1 or bool(self.stage_at)
 
 
 @dataclass(frozen=True)

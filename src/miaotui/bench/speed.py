@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -90,13 +91,24 @@ class SpeedReport:
 def decode_rate(times: Moments) -> float:
     """Return tokens per second while every stream is decoding: after the last first token, until the first end.
 
-    A way of running thus does not pay for the order in which it takes prompts in. Returns 0.0 if the streams were never
-    decoded together.
+    A way of running thus does not pay for the order in which it takes prompts in. Tokens that come in one piece were
+    made one after another since the piece before: what of them lies in that time counts, whenever the piece was read.
+    Returns 0.0 if the streams were never decoded together.
     """
     start, end = max(moments[0] for moments in times), min(moments[-1] for moments in times)
     if end <= start:
         return 0.0
-    return sum(start < moment <= end for moments in times for moment in moments) / (end - start)
+    return sum(_tokens_until(end, moments) - _tokens_until(start, moments) for moments in times) / (end - start)
+
+
+def _tokens_until(moment: float, moments: Sequence[float]) -> float:
+    """Return how many tokens of one stream were made until ``moment``, with the part of a piece that comes later."""
+    known = bisect_right(moments, moment)
+    if not 0 < known < len(moments):
+        return known
+    before, after = moments[known - 1], moments[known]
+    piece = bisect_right(moments, after) - known
+    return known + piece * (moment - before) / (after - before)
 
 
 def macs_of(config: ModelConfig) -> tuple[int, int] | None:

@@ -101,6 +101,8 @@ def print_backends(devices: Sequence[Accelerator], choices: Sequence[BackendChoi
         proof = "; ".join(f"{platform}: {level}" for platform, level in each.levels.items())
         note = each.remedy or proof
         name = messages.IN_USE(name=each.name) if each.is_default else f"--backend {each.name}"
+        if not each.runs_models:
+            name = messages.ONE_BLOCK(name=each.name)
         print(messages.BACKEND(name=name) + (f"  {note}" if note else ""))
 
 

@@ -14,15 +14,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from miaotui.cli.meaning import by_meaning
+from miaotui.cli.meaning import by_meaning, drop_deleted_vectors
 from miaotui.cli.options.index import ACTIONS
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
 from miaotui.config import format_size
 from miaotui.errors import IndexMissingError, RequestError
+from miaotui.retrieval.index.encrypting import encrypt_index
 from miaotui.retrieval.index.index import Index
-from miaotui.retrieval.index.settings import IndexSettings, lies_here, names, place
+from miaotui.retrieval.index.settings import IndexSettings, lies_here, names, place, remove_index
 from miaotui.retrieval.ingest.pipeline import IngestReport, Preparation, load
 
 _SHOWN_SKIPPED = 10
@@ -36,6 +37,9 @@ def index(parsed: argparse.Namespace) -> int:
         "add": _add,
         "update": _add,
         "delete": _delete,
+        "purge": _purge,
+        "encrypt": _encrypt,
+        "remove": _remove,
         "stats": _stats,
         "list": _list,
     }
@@ -126,7 +130,25 @@ def _delete(parsed: argparse.Namespace, words: list[str]) -> None:
         raise RequestError("say which ids to delete")
     with Index.open(name) as opened:
         gone = opened.delete(ids)
+        if gone:
+            drop_deleted_vectors(opened)
     print(json.dumps({"deleted": gone}) if parsed.json else messages.DELETED(count=gone))
+
+
+def _purge(_: argparse.Namespace, words: list[str]) -> None:
+    with Index.open(words[0]) as opened:
+        opened.purge()
+        drop_deleted_vectors(opened)
+
+
+def _encrypt(_: argparse.Namespace, words: list[str]) -> None:
+    encrypt_index(place(words[0]))
+
+
+def _remove(_: argparse.Namespace, words: list[str]) -> None:
+    with Index.open(words[0]) as opened:
+        folder = opened.folder
+    remove_index(folder)
 
 
 def _stats(parsed: argparse.Namespace, words: list[str]) -> None:

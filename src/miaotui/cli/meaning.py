@@ -57,6 +57,20 @@ def by_meaning(index: Index, *, rerank: bool = False, threads: int | None = None
         yield MeaningSearch(HybridIndex(vectors), encoders.reranker, encoders.load)
 
 
+def drop_deleted_vectors(index: Index) -> None:
+    """Delete the vectors of passages that are gone from an index's files; all of them where no embedder is here."""
+    from miaotui.apps.meaning.encoders import find_encoders
+    from miaotui.retrieval.meaning.bilingual import MeaningVectors
+    from miaotui.retrieval.meaning.vector_files import remove_vectors
+
+    encoders = find_encoders(rerank=False)
+    if encoders is None:
+        remove_vectors(index.folder)
+        return
+    with encoders:
+        MeaningVectors(index, encoders.embedder, encoders.english).purge()
+
+
 def hint_once() -> None:
     """Print how search by meaning is turned on, unless it was printed before."""
     with suppress(OSError, MiaotuiError):

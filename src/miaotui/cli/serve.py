@@ -103,9 +103,9 @@ def opening(
     promise = promised(models[names[0]])
     if len(names) > 1:
         promise = f"{names[0]}: {promise}"
-    shown = "YOUR-KEY" if options.api_key_file else "none"
+    shown = "YOUR-KEY" if options.has_keys else "none"
     fields_ = {"url": url, "model": names[0], "key": shown, "promise": promise}
-    header = '\n  -H "Authorization: Bearer YOUR-KEY" \\' if options.api_key_file else ""
+    header = '\n  -H "Authorization: Bearer YOUR-KEY" \\' if options.has_keys else ""
     notes = [memory_note(name, model.loop.engine.backend.stats().weight_bytes) for name, model in models.items()]
     lines = [
         *filter(None, notes),
@@ -234,6 +234,9 @@ def _model_options(options: ServeSettings) -> ModelOptions:
         threads=options.threads,
         context=options.context,
         max_sequences=options.max_running,
-        backend="reference" if options.backend == "reference" else "cpu",
+        backend=options.backend,  # type: ignore[arg-type]  # `EngineOptions` refuses other words
+        stages=options.stages,
+        stage_at=options.stage_at,
+        stage_key_file=options.stage_key_file,
     )
     return ModelOptions(engine, not options.no_speculate)

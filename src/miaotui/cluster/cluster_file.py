@@ -13,20 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.apps.untrusted_yaml import read_yaml
-from miaotui.backends.options import EngineOptions
+from miaotui.backends.options import EncoderOptions, EngineOptions
+from miaotui.cluster.kinds import OPTIONS, check_options, kind_of
 from miaotui.cluster.routing.scaling import MOST_REPLICAS, ScaleRange
 from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.digest import model_digest
 from miaotui.hub.resolve import resolve
 from miaotui.serve.settings import ServeSettings
 
+_OF_ENGINES = tuple(name for name in OPTIONS["decoder"] if name != "speculate")
+INDEXES = "indexes"  # the name of what searches documents, among those of models
 MOST_BYTES = 1 << 20  # of a cluster file
-ENGINE_NAMES = ("threads", "context", "kv", "kv_tokens", "max_sequences", "chunk_size", "backend", "speculate")
+ENGINE_NAMES = tuple(dict.fromkeys(name for names in OPTIONS.values() for name in names))
 INGRESS_NAMES = (
     "tls_cert",
     "tls_key",
     "drain_timeout_s",
     "api_key_file",
+    "tenants",
+    "audit_log",
+    "audit_log_mb",
+    "audit_log_files",
     "share_prefix",
     "allowed_host",
     "cors_origin",
@@ -60,6 +67,14 @@ class PoolSpecification:
 
 
 @dataclass(frozen=True)
+class IndexSpecification:
+    """Replicas that search the indexes of documents."""
+
+    replicas: int = 1
+    cpus: float = 1.0  # that Ray reserves for each
+
+
+@dataclass(frozen=True)
 class ClusterFile:
     """A cluster as its file describes it."""
 
@@ -68,6 +83,7 @@ class ClusterFile:
     host: str = "127.0.0.1"
     port: int = 8000
     ingress: Mapping[str, Any] = field(default_factory=dict)  # by `INGRESS_NAMES`
+    indexes: IndexSpecification | None = None  # None: the ingress searches them
 
     @property
     def settings(self) -> ServeSettings:
@@ -87,6 +103,7 @@ class ClusterFile:
             "port": self.port,
             "ingress": dict(self.ingress),
             "models": pools,
+            "indexes": None if self.indexes is None else asdict(self.indexes),
         }
 
     @staticmethod
@@ -101,7 +118,7 @@ class ClusterFile:
     @staticmethod
     def of(values: Any) -> ClusterFile:
         """Return the cluster that plain values describe. Raises `RequestError`."""
-        whole = _mapping(values, "the file", ("models", "address", "host", "port", "ingress"))
+        whole = _mapping(values, "the file", ("models", "address", "host", "port", "ingress", "indexes"))
         models = _mapping(whole.get("models"), "models", None)
         if not models:
             raise RequestError("models: expected at least one, as `models: {NAME: {model: ..., replicas: 2}}`")
@@ -110,7 +127,8 @@ class ClusterFile:
         if not isinstance(address, str | None) or not isinstance(host, str):
             raise RequestError("address and host must be texts")
         port = _count(whole.get("port", 8000), "port", 0, 65535)
-        found = ClusterFile(tuple(_pool(*each) for each in models.items()), address, host, port, ingress)
+        pools, indexes = tuple(_pool(*each) for each in models.items()), _indexes(whole.get("indexes"))
+        found = ClusterFile(pools, address, host, port, ingress, indexes)
         try:
             found.settings  # noqa: B018  (its checks)
         except (TypeError, ValueError) as error:
@@ -119,12 +137,14 @@ class ClusterFile:
 
     def located(self) -> ClusterFile:
         """Return the cluster with the digest of each model. Raises `RequestError` for models that are not here."""
-        return ClusterFile(tuple(map(_located, self.pools)), self.address, self.host, self.port, self.ingress)
+        return replace(self, pools=tuple(map(_located, self.pools)))
 
 
 def _pool(name: Any, values: Any) -> PoolSpecification:
     if not isinstance(name, str) or not name or not name.isprintable() or "=" in name or "/" in name:
         raise RequestError(f"models: {name!r} is no name: expected printable characters without '=' and '/'")
+    if name == INDEXES:
+        raise RequestError(f"models: {name!r} is the name of the replicas of indexes: choose another one")
     known = [each.name for each in fields(PoolSpecification) if each.name not in ("name", "options")]
     found = _mapping(values, f"models.{name}", (*known, *ENGINE_NAMES))
     model = found.get("model")
@@ -133,12 +153,11 @@ def _pool(name: Any, values: Any) -> PoolSpecification:
     digest = found.get("digest")
     if digest is not None and not (isinstance(digest, str) and len(digest) == 64):
         raise RequestError(f"models.{name}.digest: expected SHA-256 as 64 hex digits, not {digest!r}")
-    cpus = found.get("cpus", 1.0)
-    if isinstance(cpus, bool) or not isinstance(cpus, int | float) or not 0 <= cpus <= 4096:
-        raise RequestError(f"models.{name}.cpus: expected a number from 0 to 4096, not {cpus!r}")
+    cpus = _cpus(found.get("cpus", 1.0), f"models.{name}")
     options = {key: found[key] for key in ENGINE_NAMES if key in found}
     try:
-        EngineOptions(**{key: value for key, value in options.items() if key != "speculate"})
+        EngineOptions(**{key: value for key, value in options.items() if key in _OF_ENGINES})
+        EncoderOptions(**{key: value for key, value in options.items() if key in OPTIONS["encoder"]})
     except (RequestError, TypeError) as error:
         raise RequestError(f"models.{name}: {error}") from error
     if not isinstance(options.get("speculate", True), bool):
@@ -151,7 +170,21 @@ def _pool(name: Any, values: Any) -> PoolSpecification:
     replicas = _count(found.get("replicas", 1), f"models.{name}.replicas", 0, MOST_REPLICAS)
     if scale is not None:
         replicas = min(max(replicas, scale.least, 1), scale.most)
-    return PoolSpecification(name, model, replicas, float(cpus), scale, digest, adapters, options)
+    return PoolSpecification(name, model, replicas, cpus, scale, digest, adapters, options)
+
+
+def _indexes(values: Any) -> IndexSpecification | None:
+    if values is None:
+        return None
+    found = _mapping(values, "indexes", [each.name for each in fields(IndexSpecification)])
+    replicas = _count(found.get("replicas", 1), "indexes.replicas", 1, MOST_REPLICAS)
+    return IndexSpecification(replicas, _cpus(found.get("cpus", 1.0), "indexes"))
+
+
+def _cpus(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 4096:
+        raise RequestError(f"{where}.cpus: expected a number from 0 to 4096, not {value!r}")
+    return float(value)
 
 
 def _range(values: Any, where: str) -> ScaleRange | None:
@@ -166,7 +199,14 @@ def _range(values: Any, where: str) -> ScaleRange | None:
 
 def _located(pool: PoolSpecification) -> PoolSpecification:
     try:
-        digest = model_digest(Path(resolve(pool.model, allow_download=False)))
+        path = Path(resolve(pool.model, allow_download=False))
+        kind = kind_of(path)
+        check_options(kind, pool.options)
+        if kind != "decoder" and pool.adapters:
+            raise RequestError(f"models of the kind {kind} take no `adapters`: leave them out")
+        if kind != "decoder" and pool.autoscale is not None and not pool.autoscale.least:
+            raise RequestError(f"autoscale.least: a model of the kind {kind} keeps at least 1 replica")
+        digest = model_digest(path)
     except MiaotuiError as error:
         raise RequestError(f"models.{pool.name}.model: {error}") from error
     if pool.digest not in (None, digest):

@@ -60,7 +60,7 @@ class IdempotencyKeys:
             message = f"Idempotency-Key must have 1 to {MOST_KEY_BYTES} bytes"
             return await refuse(scope, send, Refusal(400, "invalid_idempotency_key", message), _number(scope))
         self._forget_old()
-        key = (scope.get(CALLER, ANYONE).name, scope["path"], given)
+        key = (scope.get(CALLER, ANYONE).owner, scope["path"], given)
         known = self._kept.get(key)
         if known is not None:
             return await self._answer_again(known, scope, receive, send)

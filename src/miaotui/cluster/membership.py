@@ -71,6 +71,10 @@ class Reports:
             self._latest[name] = report
             self._add_up()
 
+    def published(self, name: str) -> Any:
+        """Return a value that all replicas publish, from one of them; None before any has."""
+        return next((each[name] for each in self._latest.values() if name in each), None)
+
     def place_of(self, name: str) -> tuple[str, int]:
         """Return a replica's machine and process."""
         described = self._described.get(name, {})

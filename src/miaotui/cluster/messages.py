@@ -22,7 +22,7 @@ from miaotui.errors import (
 )
 from miaotui.types import Deadline, SamplingParams, TokenLogprobs
 
-VERSION = 1  # of these shapes
+VERSION = 2  # of these shapes
 MOST_TOKENS = 1 << 24  # of one message
 
 Message = dict[str, Any]
@@ -93,9 +93,12 @@ def taken(predicted_ms: float, max_tokens: int | None) -> Message:
     return {"taken": [predicted_ms, max_tokens]}
 
 
-def tokens_piece(ids: Sequence[int], cached: int, logprobs: Sequence[TokenLogprobs]) -> Message:
-    """Return a piece with tokens; ``cached`` tokens of the prompt were not computed again."""
-    piece: Message = {"tokens": list(ids), "cached": cached}
+def tokens_piece(ids: Sequence[int], at: int, cached: int, logprobs: Sequence[TokenLogprobs]) -> Message:
+    """Return a piece with tokens, of which the first one is number ``at`` of the answer.
+
+    ``cached`` tokens of the prompt were not computed again.
+    """
+    piece: Message = {"tokens": list(ids), "at": at, "cached": cached}
     if logprobs:
         piece["logprobs"] = [[each.token_id, each.logprob, [list(pair) for pair in each.top]] for each in logprobs]
     return piece

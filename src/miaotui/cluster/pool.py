@@ -24,9 +24,10 @@ from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
 from miaotui.cluster.routing.scaling import Scaler, ScaleRange
 from miaotui.cluster.transport.channel import Members
 from miaotui.cluster.way import Way
+from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.grammar.described import describe
 from miaotui.engine.remote.loop import RemoteLoop
-from miaotui.engine.remote.state import RemoteState
+from miaotui.engine.remote.state import RemoteState, abilities_of_replicas
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.sampling.sampler import Choice
 from miaotui.errors import (
@@ -45,9 +46,9 @@ from miaotui.types import SamplingParams
 LOG = logging.getLogger("miaotui.cluster")
 MOST_LOSSES = 8  # replicas that one request may lose
 MOST_REFUSALS = 3  # replicas that are asked after the first refusal of one
-START_S, START_WAIT_S = 30.0, 600.0  # that a replica takes to start, before one has; that a request waits for it
 RETRY_S = 0.05  # between attempts to find another replica
 WAIT_S = 60.0  # for a replica to come where none is left
+START_S, START_WAIT_S = 30.0, 600.0  # that a replica takes to start, before one has; that a request waits for it
 LIKELY = 0.5  # quantile of answer lengths that is reckoned with
 
 
@@ -92,19 +93,13 @@ class Pool:
     @property
     def replicas(self) -> dict[str, dict[str, float | bool | str]]:
         """Return what the router knows of each replica, for people."""
-        now_s = time.monotonic()
         with self._lock:
-            return {
-                name: {
-                    "machine": self._replicas.reports.place_of(name)[0],
-                    "process": self._replicas.reports.place_of(name)[1],
-                    "in_flight": each.all.requests,
-                    "queue_s": each.all.prompt_tokens * each.cost.read_s,
-                    "prefix_pages": self._router.prefixes.pages_of(name),
-                    "takes_requests": not each.draining and each.breaker.allows(now_s),
-                }
-                for name, each in self._router.replicas.items()
-            }
+            return self._replicas.shown(time.monotonic())
+
+    @property
+    def abilities(self) -> ModelAbilities:
+        """Return what requests to the replicas can have."""
+        return abilities_of_replicas(self._replicas.reports.state)
 
     def dispatch(self, request: Request, params: SamplingParams, options: RequestOptions) -> None:
         """Choose a replica and send the request on its way, see `Dispatcher.dispatch`."""
@@ -293,6 +288,8 @@ class Pool:
             predicted_ms, most = piece["taken"]
             self.loop.begin(request, predicted_ms, None if most is None else len(request.token_ids) + most)
         if "tokens" in piece:
+            if piece["at"] != len(way.options.begun) + len(request.token_ids):
+                raise ReplicaLostError(f"pieces of the replica {way.ticket.replica} were lost or came twice")
             if not request.token_ids:
                 request.cached_tokens = piece["cached"]
             ids = piece["tokens"]

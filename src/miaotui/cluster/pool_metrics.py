@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from miaotui.cluster.jobs.pool import JobPool
 from miaotui.cluster.pool import Pool
 
 _REPLICA = ("model_name", "replica", "machine")
@@ -26,7 +27,7 @@ _GAUGES = (
 class PoolMetrics(Collector):
     """Snapshots of all pools; registers itself."""
 
-    def __init__(self, pools: Mapping[str, Pool], registry: CollectorRegistry) -> None:
+    def __init__(self, pools: Mapping[str, Pool | JobPool], registry: CollectorRegistry) -> None:
         self._pools = pools
         registry.register(self)
 

@@ -14,12 +14,14 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from miaotui.backends.options import EngineOptions
 from miaotui.cluster.messages import VERSION, Message, RemoteRequest, end_piece, error_piece, taken, tokens_piece
 from miaotui.cluster.routing.forecast import LEVELS, REFERENCE_TOKENS
+from miaotui.cluster.routing.prefixes import node_hashes
 from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.grammar.described import restore
 from miaotui.engine.loop import EngineLoop
@@ -28,11 +30,14 @@ from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.digest import model_digest
 from miaotui.hub.resolve import resolve
 from miaotui.runtime import ModelOptions, open_model
+from miaotui.schedule.plan import NO_ADAPTER
 from miaotui.serve.models import ObservedModel
 from miaotui.types import TokenLogprobs
 
 GATHER_S = 0.016  # a frame of a screen
 UNKNOWN_S = 0.01  # a token of an engine that promises nothing: only proportions matter
+MOST_HELD = 50_000  # pages of prefixes that a description names
+MOST_NOTED, MOST_EVICTED = 1 << 16, 512  # evicted pages that are noted, and that one report names
 READ_ROWS = 128  # of a step that reads a prompt: what the cost of a token of it is published for
 
 
@@ -42,6 +47,18 @@ class Replica:
     def __init__(self, name: str, loop: EngineLoop, digest: str) -> None:
         self.model, self.digest = ObservedModel(name, loop), digest
         self._loop = loop
+        self._prefixes = loop.engine.scheduler.prefixes
+        self._prefixes.watch_evictions(MOST_NOTED)
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether the engine runs."""
+        return self._loop.healthy
+
+    @property
+    def in_flight(self) -> int:
+        """Return the requests that have not ended."""
+        return self._loop.in_flight
 
     @staticmethod
     def open(name: str, model: str, options: Mapping[str, Any] | None = None) -> Replica:
@@ -75,10 +92,11 @@ class Replica:
             "kv_token_bytes": stats.kv_token_bytes,
             "machine": platform.node(),
             "process": os.getpid(),
+            "held": node_hashes(islice(self._prefixes.nodes(), MOST_HELD), str(NO_ADAPTER)),
         }
 
     def report(self) -> Message:
-        """Return what this replica could promise now: its costs, and all its work."""
+        """Return what this replica could promise now: its costs, all its work, and prefixes that it holds no more."""
         loop, config = self._loop, self._loop.engine.scheduler.config
         stats = loop.engine.scheduler.stats()
         found = self._promised() if loop.can_promise else self._unpromised()
@@ -89,6 +107,7 @@ class Replica:
             "waiting": stats.waiting,
             "pages_used": stats.pages_used,
             "threads": loop.engine.backend.stats().threads,
+            "evicted": node_hashes(self._prefixes.take_evicted(MOST_EVICTED), str(NO_ADAPTER)),
         }
 
     def _promised(self) -> Message:
@@ -175,7 +194,7 @@ class Replica:
         A message takes some tenths of a millisecond of processor time on its way, more than some tokens do.
         """
         ready = taken(request.predicted_ms, request.ending.max_tokens if request.shortened else None)
-        ids: list[int] = []
+        at, ids = known, list[int]()
         logprobs: list[TokenLogprobs] = []
         sent_s = float("-inf")
         try:
@@ -188,7 +207,8 @@ class Replica:
                     if not is_over and (not ids or time.perf_counter() - sent_s < GATHER_S):
                         continue
                     if ids:
-                        ready |= tokens_piece(ids, request.cached_tokens, logprobs)
+                        ready |= tokens_piece(ids, at, request.cached_tokens, logprobs)
+                        at += len(ids)
                     if delta.finish_reason is not None:
                         ready |= end_piece(delta.finish_reason, request.shortened)
                     yield ready

@@ -49,6 +49,20 @@ class Replicas:
         """Give up all ways."""
         await self._members.close()
 
+    def shown(self, now_s: float) -> dict[str, dict[str, float | bool | str]]:
+        """Return what is known of each replica, for people. Call it with the lock."""
+        return {
+            name: {
+                "machine": self.reports.place_of(name)[0],
+                "process": self.reports.place_of(name)[1],
+                "in_flight": each.all.requests,
+                "queue_s": each.all.prompt_tokens * each.cost.read_s,
+                "prefix_pages": self._router.prefixes.pages_of(name),
+                "takes_requests": not each.draining and each.breaker.allows(now_s),
+            }
+            for name, each in self._router.replicas.items()
+        }
+
     async def follow(self) -> None:
         """Follow the members as they come, report and go, until this task is cancelled."""
         joining, reporting = dict[str, asyncio.Task[None]](), dict[str, asyncio.Task[None]]()
@@ -95,6 +109,8 @@ class Replicas:
         with self._lock:
             self.channels[name] = channel
             self._router.add(name, cost_of(report))
+            held = described.pop("held", ())  # of a pool before this one, whose ingress was restarted
+            self._router.prefixes.note(name, held)
         self.reports.take(name, described, report)
 
     async def _report(self, name: str) -> None:
@@ -112,6 +128,7 @@ class Replicas:
         cost: ReplicaCost = cost_of(report)
         with self._lock:
             self._router.update(name, cost, load)
+            self._router.prefixes.forget(name, report.get("evicted", ()))
         self.reports.take(name, None, report)
 
     def leave(self, name: str) -> None:

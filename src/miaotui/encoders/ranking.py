@@ -21,6 +21,7 @@ from miaotui.encoders.results import RankedDocument
 from miaotui.encoders.tasks import EncodeTask, Floats
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.errors import FieldError, InputTooLongError, RequestError
 from miaotui.model.encoder.pooling import rows_product
 from miaotui.text.encoders.layout import EncodedText
@@ -107,14 +108,15 @@ def _pairs_task(model: LoadedEncoder, read: Sequence[Read]) -> EncodeTask[list[R
     """Score pairs by a cross-encoder."""
     inputs = EncoderInputs([each for each in read if not isinstance(each, RequestError)])
 
-    def reduce(_index: int, states: Floats) -> Scores:
-        raw = float(model.logits(states)[0])
+    def scored(_index: int, logits: Floats) -> Scores:
+        raw = float(logits[0])
         return raw, sigmoid(raw)
 
     def finish(found: list[Any]) -> list[RankedDocument]:
         return _in_order(read, iter(found))
 
-    return EncodeTask(inputs.rows, Reduction("logits", reduce), finish, inputs.dropped)
+    reduction = Reduction.of(model, "logits", StateReading("logits"), scored)
+    return EncodeTask(inputs.rows, reduction, finish, inputs.dropped)
 
 
 def _rank_vectors(
@@ -152,9 +154,9 @@ def _in_order(read: Sequence[Read], scores: Iterator[Scores]) -> list[RankedDocu
 def _vector_reduction(model: LoadedEncoder, inputs: EncoderInputs) -> Reduction:
     """Return how a text becomes what is compared: one vector, or one for each token."""
     if model.head.kind == "colbert":
-        return Reduction("token_vectors", lambda _, states: model.logits(states))
-    encoded = inputs.encoded
-    return Reduction("embed", lambda i, states: model.embedding(states, prompt_rows=encoded[i].prompt_rows))
+        return Reduction.of(model, "token_vectors", StateReading("logits"))
+    reading = StateReading("embedding", prompt_rows=[each.prompt_rows for each in inputs.encoded])
+    return Reduction.of(model, "embed", reading)
 
 
 def _comparison(model: LoadedEncoder) -> Callable[[Floats, Floats], Scores]:

@@ -18,8 +18,9 @@ from miaotui.backends.encoder_backend import EncoderBackend
 from miaotui.backends.options import EncoderOptions
 from miaotui.config import Settings
 from miaotui.encoders.prompts import prompts_for
+from miaotui.encoders.remote_states import RemoteStates
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder, abilities_of
-from miaotui.engine.encoding.loop import EncoderLoop
+from miaotui.engine.encoding.loop import EncoderLoop, EncodingLoop
 from miaotui.engine.jobs.admission import QueueLimits
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2
@@ -45,7 +46,7 @@ class RunningEncoder(NamedTuple):
     """An encoder in memory, and the loop that runs it."""
 
     model: LoadedEncoder
-    loop: EncoderLoop
+    loop: EncodingLoop
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,19 @@ def load_encoder_model(
         return _encoder(path, opened_encoder, options, settings, progress)
 
 
+def open_remote_encoder(path: Path, digest: str, options: EncoderOptions) -> LoadedEncoder:
+    """Read all of the encoder at ``path`` but its weights: its states are computed in other processes.
+
+    ``digest`` is that of its files. Raises a `MiaotuiError`.
+    """
+    settings = Settings.from_env()
+    if is_decoder_encoder(path):
+        with open_decoder_encoder(path) as opened:
+            return _decoder(path, opened, options, settings, elsewhere=digest)
+    with open_encoder(path) as opened_encoder:
+        return _encoder(path, opened_encoder, options, settings, elsewhere=digest)
+
+
 def describe_encoder(path: Path, options: EncoderOptions | None = None) -> EncoderDescription | None:
     """Read what the model at ``path`` (see `resolve`) is; None: it is no encoder. Raises `ModelError`."""
     options = options or EncoderOptions()
@@ -110,14 +124,25 @@ def describe_encoder(path: Path, options: EncoderOptions | None = None) -> Encod
 
 
 def _encoder(
-    path: Path, opened: OpenedEncoder, options: EncoderOptions, settings: Settings, progress: Progress | None
+    path: Path,
+    opened: OpenedEncoder,
+    options: EncoderOptions,
+    settings: Settings,
+    progress: Progress | None = None,
+    elsewhere: str | None = None,
 ) -> LoadedEncoder:
+    """Load an encoder; ``elsewhere``: without weights, as other processes compute it from files of that digest."""
     config, head = opened.config, opened.head
     pooling = _pooling(opened.pooling, options)
     prompts, default_prompt = prompts_for(path, opened.prompts, opened.default_prompt)
     tokenizer = load_encoder_tokenizer(opened.metadata, opened.folder, lower_case=opened.lower_case)
     _require_vocabulary(tokenizer, config.vocab_size, path)
-    backend = build_encoder_backend(path, opened, options, settings, progress)
+    tokens = min(options.max_tokens or config.max_tokens, config.max_tokens)
+    backend: EncoderBackend
+    if elsewhere is None:
+        backend = build_encoder_backend(path, opened, options, settings, progress)
+    else:
+        backend = RemoteStates(tokens, elsewhere)
     try:
         return LoadedEncoder(
             path=path,
@@ -125,7 +150,7 @@ def _encoder(
             hidden_size=config.hidden_size,
             tokenizer=tokenizer,
             head=head,
-            task_head=_task_head(opened, backend),
+            task_head=None if elsewhere is not None else _task_head(opened, backend),
             pooler=_pooler(pooling, opened.weights, config.hidden_size),
             normalize=pooling is not None and pooling.normalize,
             prompts=prompts,
@@ -148,9 +173,14 @@ def _task_head(opened: OpenedEncoder, backend: EncoderBackend) -> TaskHead | Non
 
 
 def _decoder(
-    path: Path, opened: DecoderEncoder, options: EncoderOptions, settings: Settings, progress: Progress | None
+    path: Path,
+    opened: DecoderEncoder,
+    options: EncoderOptions,
+    settings: Settings,
+    progress: Progress | None = None,
+    elsewhere: str | None = None,
 ) -> LoadedEncoder:
-    """Load a decoder whose states, after its final norm, are used as an encoder's are."""
+    """Load a decoder whose states, after its final norm, are used as an encoder's are. ``elsewhere``: see above."""
     config, pooling = opened.files.config, opened.pooling
     tokenizer = load_encoder_tokenizer(opened.files.metadata, opened.files.folder)
     _require_vocabulary(tokenizer, config.vocab_size, path)
@@ -161,7 +191,7 @@ def _decoder(
         hidden_size=config.hidden_size,
         tokenizer=tokenizer,
         head=_head_of(opened),
-        task_head=None if opened.score is None else LogitScore(opened),
+        task_head=None if opened.score is None or elsewhere is not None else LogitScore(opened),
         pooler=_pooler(pooling, opened.dense, config.hidden_size),
         normalize=pooling is not None and pooling.normalize,
         rerank_prompt=opened.rerank_prompt,
@@ -169,7 +199,9 @@ def _decoder(
         default_prompt=opened.default_prompt,
         similarity=opened.similarity,
         dimensions=options.dimensions,
-        backend=build_decoder_states(path, opened.files, tokens, options, settings, progress),
+        backend=build_decoder_states(path, opened.files, tokens, options, settings, progress)
+        if elsewhere is None
+        else RemoteStates(tokens, elsewhere),
     )
 
 

@@ -21,6 +21,7 @@ from miaotui.encoders.results import Classification, MaskFill, TaggedSpan
 from miaotui.encoders.spans import Aggregation, require_aggregation, spans_of
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.errors import FieldError, RequestError
 from miaotui.model.formulas import softmax
 from miaotui.text.encoders.layout import EncodedText
@@ -68,10 +69,8 @@ def embed(
     width = _width(model, dimensions)
     inputs = read_texts(model, texts, options, prefix=prefix_of(model, prompt))
 
-    def reduce(index: int, states: Floats) -> Floats:
-        return model.embedding(states, dimensions, normalize, inputs.encoded[index].prompt_rows)
-
-    task = _task(inputs, "embed", reduce, lambda found: _stack(found, width))
+    reading = StateReading("embedding", dimensions, normalize, [each.prompt_rows for each in inputs.encoded])
+    task = _task(model, inputs, "embed", reading, lambda found: _stack(found, width))
     return replace(task, n_numbers=len(task.rows) * width)
 
 
@@ -82,10 +81,7 @@ def token_vectors(
     inputs = read_texts(model, texts, options, prefix=prefix_of(model, prompt))
     is_late = model.head.kind == "colbert"
 
-    def reduce(_index: int, states: Floats) -> Floats:
-        return model.logits(states) if is_late else states.copy()
-
-    task = _task(inputs, "token_vectors", reduce, list)
+    task = _task(model, inputs, "token_vectors", StateReading("logits" if is_late else "states"), list)
     return replace(task, n_numbers=task.n_tokens * (model.width if is_late else model.hidden_size))
 
 
@@ -97,12 +93,11 @@ def classify(
     inputs = read_texts(model, texts, options)
     labels = label_names(model)
 
-    def reduce(_index: int, states: Floats) -> Classification:
-        scores = model.probabilities(states)
+    def labelled(_index: int, scores: Floats) -> Classification:
         best = int(scores.argmax())
         return Classification(labels[best], float(scores[best]), dict(zip(labels, scores.tolist(), strict=True)))
 
-    return _task(inputs, "classify", reduce, list)
+    return _task(model, inputs, "classify", StateReading("probabilities"), list, labelled)
 
 
 def label_scores(
@@ -118,18 +113,17 @@ def label_scores(
     read = EncoderInputs([_one_or_two(model, each, options, index) for index, each in enumerate(inputs)])
     labels = label_names(model)
 
-    def reduce(_index: int, states: Floats) -> dict[str, float]:
-        scores = model.logits(states) if raw_scores else model.probabilities(states)
+    def named(_index: int, scores: Floats) -> dict[str, float]:
         return dict(zip(labels, scores.tolist(), strict=True))
 
-    return _task(read, "classify", reduce, list)
+    return _task(model, read, "classify", StateReading("logits" if raw_scores else "probabilities"), list, named)
 
 
 def class_scores(model: LoadedEncoder, texts: Sequence[Text], options: ReadOptions = PLAIN) -> EncodeTask[list[Floats]]:
     """Score each label of each text, float32 ``[labels]``."""
     model.require("classify")
     inputs = read_texts(model, texts, options)
-    return _task(inputs, "classify", lambda _, states: model.probabilities(states), list)
+    return _task(model, inputs, "classify", StateReading("probabilities"), list)
 
 
 def sparse(
@@ -138,12 +132,11 @@ def sparse(
     """Give the tokens of a SPLADE model's vectors that weigh something, with their weights."""
     inputs = read_texts(model, texts, options)
 
-    def reduce(_index: int, states: Floats) -> tuple[list[int], list[float]]:
-        weights = model.logits(states)
+    def weighed(_index: int, weights: Floats) -> tuple[list[int], list[float]]:
         tokens = np.flatnonzero(weights)
         return tokens.tolist(), weights[tokens].tolist()
 
-    task = _task(inputs, "sparse", reduce, list)
+    task = _task(model, inputs, "sparse", StateReading("logits"), list, weighed)
     return replace(task, n_numbers=len(task.rows) * min(model.width, MOST_SPARSE))
 
 
@@ -151,7 +144,7 @@ def token_scores(model: LoadedEncoder, texts: Sequence[Text], options: ReadOptio
     """Score each label of each token, float32 ``[n, labels]`` for each text."""
     model.require("tag")
     inputs = read_texts(model, texts, options)
-    task = _task(inputs, "tag", lambda _, states: softmax(model.logits(states)), list)
+    task = _task(model, inputs, "tag", StateReading("logits"), list, lambda _, logits: softmax(logits))
     return replace(task, n_numbers=task.n_tokens * len(label_names(model)))
 
 
@@ -166,11 +159,10 @@ def tag(
     inputs = read_texts(model, texts, options)
     labels = label_names(model)
 
-    def reduce(index: int, states: Floats) -> list[TaggedSpan]:
-        scores = softmax(model.logits(states))
-        return spans_of(str(texts[index]), inputs.encoded[index], scores, labels, aggregation)
+    def spans(index: int, logits: Floats) -> list[TaggedSpan]:
+        return spans_of(str(texts[index]), inputs.encoded[index], softmax(logits), labels, aggregation)
 
-    return _task(inputs, "tag", reduce, list)
+    return _task(model, inputs, "tag", StateReading("logits"), list, spans)
 
 
 def fill_mask(
@@ -189,13 +181,14 @@ def fill_mask(
             written = model.tokenizer.token_text(mask).strip()
             raise FieldError(f"{options.field}[{index}]", f"has no mask: write {written} where a word is missing")
 
-    def reduce(index: int, states: Floats) -> list[list[MaskFill]]:
-        tokens = inputs.encoded[index].tokens
-        places = [place for place, token in enumerate(tokens) if token == mask]
-        scores = softmax(model.logits(states[places]))
-        return [_fills(model, tokens, place, row, top_k) for place, row in zip(places, scores, strict=True)]
+    places = [[place for place, token in enumerate(each.tokens) if token == mask] for each in inputs.encoded]
 
-    return _task(inputs, "fill_mask", reduce, list)
+    def filled(index: int, logits: Floats) -> list[list[MaskFill]]:
+        tokens = inputs.encoded[index].tokens
+        rows = zip(places[index], softmax(logits), strict=True)
+        return [_fills(model, tokens, place, row, top_k) for place, row in rows]
+
+    return _task(model, inputs, "fill_mask", StateReading("logits", rows=places), list, filled)
 
 
 # parts ----------------------------------------------------------------------------------------------
@@ -214,9 +207,14 @@ def _one_or_two(model: LoadedEncoder, given: str | tuple[str, str], options: Rea
 
 
 def _task(
-    inputs: EncoderInputs, name: str, reduce: Callable[[int, Floats], Any], finish: Callable[[list[Any]], Result]
+    model: LoadedEncoder,
+    inputs: EncoderInputs,
+    name: str,
+    reading: StateReading,
+    finish: Callable[[list[Any]], Result],
+    then: Callable[[int, Floats], Any] = lambda _index, value: value,
 ) -> EncodeTask[Result]:
-    return EncodeTask(inputs.rows, Reduction(name, reduce), finish, inputs.dropped)
+    return EncodeTask(inputs.rows, Reduction.of(model, name, reading, then), finish, inputs.dropped)
 
 
 def _width(model: LoadedEncoder, dimensions: int | None) -> int:

@@ -111,7 +111,7 @@ class AdapterRegistry(Adapters):
                 raise RequestError(f"{MOST_ADAPTERS} adapters are loaded, the most there may be: unload one")
             require_room(0, _EXPANSION * stored_bytes(path), read_host().memory_bytes)
             adapter = read_adapter(path, self._config)
-            require_per_request(adapter, self._config)
+            require_per_request(adapter)
             number = next(self._numbers)
             self._between_steps(lambda: self._add(number, adapter))
             loaded = LoadedAdapter(name, number, path, adapter.rank, digest_of(adapter), int(time.time()))

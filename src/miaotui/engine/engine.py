@@ -22,7 +22,7 @@ from miaotui.engine.request import Request
 from miaotui.engine.sampling.logprobs import scores_for
 from miaotui.engine.sampling.sampler import SequenceSampler, end_ids
 from miaotui.engine.speculator import MultistepDraft, Proposal, Speculator
-from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
+from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError, StageLostError
 from miaotui.kernels.draft.draft_fields import MAX_DRAFT
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Draft, Plan, RowKind, affordable
 from miaotui.schedule.scheduler import Scheduler
@@ -93,9 +93,8 @@ class RequestPreparation:
                 f"the prompt has {len(prompt)} tokens and the context holds {self.context}, the "
                 "answer included: shorten the prompt, or load the model with a larger context"
             )
-        low, high = min(prompt), max(prompt)
-        if low < 0 or high >= self.vocab_size:
-            wrong = low if low < 0 else high
+        wrong = next((each for each in (min(prompt), max(prompt)) if not 0 <= each < self.vocab_size), None)
+        if wrong is not None:
             raise RequestError(
                 f"the prompt holds token id {wrong}, and this model's ids go from 0 to "
                 f"{self.vocab_size - 1}: use this model's own tokenizer"
@@ -293,8 +292,7 @@ class Engine:
                 self._score(chunk, result, row)
                 row += chunk.n_scored
             if chunk.n_logits:
-                before = earlier[row] if earlier else ()
-                tokens = self._take(chunk, result, row, before)
+                tokens = self._take(chunk, result, row, earlier[row] if earlier else ())
                 row += chunk.n_logits
                 if tokens:
                     chosen[chunk.sequence] = tokens
@@ -346,6 +344,8 @@ class Engine:
             self.speculation.leave(request)
 
     def _fail(self, plan: Plan, error: Exception) -> None:
+        if isinstance(error, StageLostError):  # with the keys and values of all requests
+            raise error
         self.faults += 1
         for request in [self._requests[chunk.sequence] for chunk in plan.chunks]:
             self._drop(request, _fault(request, "in a pass", error))

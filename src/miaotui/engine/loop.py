@@ -18,15 +18,23 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from miaotui.backends.backend import require
+from miaotui.engine.abilities import abilities_of
 from miaotui.engine.adapters import AdapterRegistry
-from miaotui.engine.all_logits import all_logits
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.reading.readers import Readers, ReadLoop, Wakeup
 from miaotui.engine.reading.work import ThreadWork
 from miaotui.engine.request import Request, RequestOptions
+from miaotui.engine.sampling.all_logits import all_logits
 from miaotui.engine.turns import PROMISED, REST, CoreTurns, shared_turns
-from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError, OverloadedError, RefusedError
+from miaotui.errors import (
+    DeadlineUnattainableError,
+    EngineError,
+    MiaotuiError,
+    OverloadedError,
+    RefusedError,
+    StageLostError,
+)
 from miaotui.types import SamplingParams
 
 if TYPE_CHECKING:  # imported by the first deadline: a start without one need not wait for them
@@ -59,6 +67,7 @@ class EngineLoop(ReadLoop):
     ) -> None:
         super().__init__(readers or Readers())
         self.engine, self.model = engine, model
+        self.abilities = abilities_of(engine.backend, is_masked=model.config.masked is not None)
         self.promises: Promises | None = None  # None: no deadline was asked for yet
         self.healthy = True
         self._coming: deque[Request] = deque()
@@ -101,8 +110,8 @@ class EngineLoop(ReadLoop):
             raise OverloadedError("the engine is stopping: ask again in a moment", 1.0)
         if not self.healthy:
             raise OverloadedError("the engine is restarting after a fault: ask again", 1.0)
+        self.abilities.require(params, options)
         if options.deadline is not None and self.promises is None:
-            require(self.engine.backend, "promises")
             self.calibrate()
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
         if options.adapter is not None:
@@ -343,12 +352,16 @@ class EngineLoop(ReadLoop):
 
     def _fail_all(self, error: Exception) -> None:
         """End all requests and begin anew: the engine's state cannot be trusted."""
+        self._end_all(error)
+        self._heal(self.engine.reset)
+
+    def _end_all(self, error: Exception) -> None:
         _logger().error("the engine failed and begins anew", exc_info=error)
         self.healthy = False
         fault = EngineError(f"the engine failed: {type(error).__name__}: {error}. Ask again")
         for request in self._active.values():
             request.end("failed", fault)
-        self._heal(self.engine.reset)
+        self._tell()
 
     def _heal(self, attempt: Callable[[], None]) -> None:
         """Mark the loop unhealthy and retry ``attempt`` with pauses; submissions are rejected meanwhile."""
@@ -360,11 +373,14 @@ class EngineLoop(ReadLoop):
                 return
             try:
                 attempt()
+            except StageLostError as lost:
+                self._end_all(lost)
+                attempt = self.engine.reset
             except Exception:
                 _logger().exception("the engine does not run yet")
-                continue
-            self.healthy = True
-            return
+            else:
+                self.healthy = True
+                return
 
 
 def _logger() -> logging.Logger:

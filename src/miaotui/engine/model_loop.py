@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from miaotui.backends.backend import BackendIdentity, BackendStats, Capabilities
+from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.adapters import Adapters
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.reading.readers import Readers, RequestObserver
@@ -186,6 +187,10 @@ class ModelLoop(Protocol):
     @property
     def cost(self) -> CostModel:
         """Return the times of passes."""
+
+    @property
+    def abilities(self) -> ModelAbilities:
+        """Return what requests to it can have; `submit` refuses the rest by name."""
 
     @property
     def can_promise(self) -> bool:

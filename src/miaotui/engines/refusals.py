@@ -1,18 +1,20 @@
 """Refusals, by name and before anything runs, of what engines of other makers cannot do.
 
-Owns the checks and their errors. Knows no engine. Invariant: what is asked for is done or refused, never left out.
+Owns their list of abilities, and adapters that are none. Knows no engine. Invariant: what is asked for is done or
+refused, never left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.adapters import Adapters, LoadedAdapter
-from miaotui.engine.request import RequestOptions
 from miaotui.errors import RequestError
 from miaotui.schedule.plan import NO_ADAPTER
-from miaotui.types import SamplingParams
 
 
 class NoAdapters(Adapters):
@@ -48,14 +50,19 @@ class NoAdapters(Adapters):
         return RequestError(f"{self._engine} takes no adapters here: merge it into the model (`miaotui merge-adapter`)")
 
 
-def refuse_what_lacks(engine: str, params: SamplingParams, options: RequestOptions) -> None:
-    """Raise `RequestError` for what no engine of another maker is asked for here."""
-    asked: Mapping[str, bool] = {
-        "grammars, schemas and tools that must be followed": options.constraint is not None,
-        "log-probabilities": params.logprobs is not None or bool(params.logprob_token_ids),
-        "logit_bias": bool(params.logit_bias),
-        "min_tokens": bool(params.min_tokens),
-    }
-    for name, is_asked in asked.items():
-        if is_asked:
-            raise RequestError(f"{engine} has no {name} here: leave it out, or load the model with backend='cpu'")
+def tokens_alone(engine: str, **more: Any) -> ModelAbilities:
+    """Return the abilities of an engine that is asked for tokens and nothing else; ``more`` replaces some."""
+    least = ModelAbilities(
+        engine=engine,
+        otherwise="load the model with backend='cpu'",
+        same_bytes=False,
+        promises="none",
+        grammar=False,
+        adapters=False,
+        logprobs=False,
+        prompt_logprobs=False,
+        logit_bias=False,
+        min_tokens=False,
+        explanations=False,
+    )
+    return replace(least, **more)

@@ -7,32 +7,38 @@ fails; an engine that failed is made anew.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.adapters import Adapters
 from miaotui.engine.remote.loop import RemoteLoop
-from miaotui.engine.remote.state import RemoteState
+from miaotui.engine.remote.state import NO_RATES, RemoteState
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.sampling.sampler import Choice
-from miaotui.engines.refusals import NoAdapters, refuse_what_lacks
+from miaotui.engines.estimates import EstimatedPromises
+from miaotui.engines.refusals import NoAdapters, tokens_alone
 from miaotui.errors import EngineError, MiaotuiError, OverloadedError, RequestError
 from miaotui.schedule.promises.admission import Quote
-from miaotui.types import FinishReason, SamplingParams
+from miaotui.types import FinishReason, SamplingParams, TokenLogprobs
 
 LOG = logging.getLogger("miaotui.engine")
 REST_S = 0.5  # between looks for the end where nothing runs, and before another attempt to make the engine
 
 
 class Progress(NamedTuple):
-    """New tokens of one request. ``end``: why no more come; None while more do."""
+    """New tokens of one request. ``end``: why no more come; None while more do, or there is an ``error``."""
 
     number: int
     tokens: Sequence[int]
     end: Literal["length", "no_room"] | None = None
+    error: MiaotuiError | None = None  # that ends this request alone
+    logprobs: Sequence[TokenLogprobs] = ()  # of the tokens, if they were asked for
 
 
 class SteppedEngine(Protocol):
@@ -55,13 +61,26 @@ class SteppedEngine(Protocol):
 
 
 class SteppedDispatcher:
-    """A `Dispatcher` over one engine. ``make`` makes it, also anew after a fault; ``name`` is for errors."""
+    """A `Dispatcher` over one engine. ``make`` makes it, also anew after a fault; ``name`` is for errors.
 
-    def __init__(self, name: str, make: Callable[[], SteppedEngine], width: int) -> None:
+    ``abilities`` are those of its requests (None: tokens and nothing else); ``estimate`` measures an engine that was
+    just made, where times are promised.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], SteppedEngine],
+        width: int,
+        abilities: ModelAbilities | None = None,
+        estimate: Callable[[SteppedEngine], EstimatedPromises] | None = None,
+    ) -> None:
         self.adapters: Adapters = NoAdapters(name)
+        self.abilities = abilities or tokens_alone(name)
         self.loop: RemoteLoop | None = None
         self._name, self._make, self._width = name, make, width
         self._engine: SteppedEngine | None = make()
+        self._promises = None if estimate is None else estimate(self._engine)
         self._coming: deque[tuple[Request, SamplingParams]] = deque()
         self._leaving: deque[Request] = deque()
         self._active: dict[int, Request] = {}
@@ -77,22 +96,26 @@ class SteppedDispatcher:
         active = len(self._active)
         return RemoteState(
             engines=int(self._engine is not None),
-            promises=False,
+            promises=self._promises is not None,
+            rates=NO_RATES if self._promises is None else self._promises.costs.rates,
             running=min(active, self._width),
             waiting=max(active - self._width, 0) + len(self._coming),
             width=self._width,
         )
 
     def dispatch(self, request: Request, params: SamplingParams, options: RequestOptions) -> None:
-        """Hand a request to the thread. Raises `RequestError` for what the engine cannot do here."""
-        refuse_what_lacks(self._name, params, options)
+        """Hand a request to the thread. Raises `DeadlineUnattainableError`, `OverloadedError`."""
         if self._stop.is_set() or self._engine is None:
             raise OverloadedError("the engine is starting again or stopping: ask again in a moment", 1.0)
+        if self._promises is not None:
+            self._promises.take(request, options)
         self._coming.append((request, params))
         self._wakeup.set()
 
     def quote(self, request: Request, params: SamplingParams) -> Quote:
-        """Raise `RequestError`: nothing is promised."""
+        """Return the prediction for a request. Raises `RequestError` where nothing is promised."""
+        if self._promises is not None:
+            return self._promises.quote(request)
         raise RequestError(f"{self._name} promises no times here: leave the deadline out, or use backend='cpu'")
 
     def cancel(self, request: Request) -> None:
@@ -126,6 +149,8 @@ class SteppedDispatcher:
             except Exception as error:
                 LOG.exception("%s failed and begins anew", self._name)
                 self._engine = None
+                with contextlib.suppress(Exception):  # it is in no order
+                    engine.close()
                 self._fail_all(error)
         for request in tuple(self._active.values()):
             self._end(request, "cancelled")
@@ -136,6 +161,7 @@ class SteppedDispatcher:
         while self._coming:
             request, params = self._coming.popleft()
             if request.is_over:
+                self._forget(request, is_whole=False)
                 continue
             self._active[request.number] = request
             try:
@@ -144,7 +170,7 @@ class SteppedDispatcher:
                 self._end(request, "failed", error)
                 continue
             if self.loop is not None:
-                self.loop.begin(request, 0.0, None)
+                self.loop.begin(request, request.predicted_ms or 0.0, None)
         while self._leaving:
             request = self._leaving.popleft()
             if request.number in self._active:
@@ -157,10 +183,16 @@ class SteppedDispatcher:
         if request is None:
             return
         if progress.tokens and self.loop is not None:
-            self.loop.receive(request, [Choice(int(token)) for token in progress.tokens], 1)
-        if request.is_over:  # by its text
+            found = itertools.chain(progress.logprobs, itertools.repeat(None))
+            choices = [Choice(int(token), each) for token, each in zip(progress.tokens, found, strict=False)]
+            self.loop.receive(request, choices, 1)
+        if self._promises is not None:
+            self._promises.note(request.number, len(progress.tokens))
+        if request.is_over:  # by its text, or its limit
             engine.cancel(request.number)
-            del self._active[request.number]
+            self._forget(request, is_whole=True)
+        elif progress.error is not None:
+            self._end(request, "failed", progress.error)
         elif progress.end == "no_room":
             full = OverloadedError(f"{self._name} has no memory for this request now: ask again", 1.0)
             self._end(request, "failed", full)
@@ -168,9 +200,14 @@ class SteppedDispatcher:
             self._end(request, progress.end)
 
     def _end(self, request: Request, reason: FinishReason, error: MiaotuiError | None = None) -> None:
-        self._active.pop(request.number, None)
+        self._forget(request, is_whole=reason == "length")
         if self.loop is not None:
             self.loop.finish(request, reason, error)
+
+    def _forget(self, request: Request, *, is_whole: bool) -> None:
+        self._active.pop(request.number, None)
+        if self._promises is not None:
+            self._promises.end(request.number, is_whole=is_whole)
 
     def _fail_all(self, error: Exception) -> None:
         fault = EngineError(f"{self._name} failed: {type(error).__name__}: {error}. Ask again")

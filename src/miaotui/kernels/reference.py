@@ -171,7 +171,7 @@ def gated(gate: Floats, up: Floats, activation: Any) -> Bytes:
 def linear(weights: Blocks, x: Bytes) -> Floats:
     """Multiply ``x`` by the packed matrix ``[outputs, inputs]``: float32 ``[rows, outputs]``.
 
-    Exact integers within a group of 32 inputs, those with integer scales too; groups in ascending order.
+    Exact integers within a group of 32 inputs, those of halves times their scales too; groups in ascending order.
     """
     if weights.format is Format.BF16:  # floats times integers times their scale
         return linear_f32(values(weights), (x.integers * x.scales[..., None]).reshape(len(x.integers), -1))
@@ -181,7 +181,8 @@ def linear(weights: Blocks, x: Bytes) -> Floats:
     total = np.zeros((len(x.integers), len(whole)), np.float32)
     for g in range(whole.shape[1]):
         dots, record = _group_sums(weights, whole, x, g), g // layout.groups if layout.subs else g
-        total = fma(dots.astype(np.float32) * x.scales[:, g, None], scales[:, record], total)
+        own = scales[:, record] if weights.subs is None or weights.subs.shape[2] == 2 else _one_scale(weights, g)
+        total = fma(dots.astype(np.float32) * x.scales[:, g, None], own, total)
         if minimums is not None:
             total = _add_minimums(total, weights, x, g, minimums[:, record].astype(np.float32))
     return total
@@ -190,11 +191,18 @@ def linear(weights: Blocks, x: Bytes) -> Floats:
 def _group_sums(weights: Blocks, whole: Integers, x: Bytes, g: int) -> Integers:
     """Sum the products of a group, halves times their integer scales: int32 ``[rows, outputs]``."""
     inputs = x.integers[:, g].astype(np.int32)
-    if weights.subs is None:
+    if weights.subs is None or weights.subs.shape[2] == 1:
         return inputs @ whole[:, g].T
     subs = weights.subs[:, g].view(np.int8).astype(np.int32)
     parts = whole[:, g].reshape(len(whole), subs.shape[1], -1) * subs[..., None]
     return inputs @ parts.reshape(len(whole), -1).T
+
+
+def _one_scale(weights: Blocks, g: int) -> Floats:
+    """Return a group's integer scale times its record's, which is exact."""
+    scales, subs = weights.float_scales(), weights.subs
+    assert subs is not None
+    return scales[:, g // weights.format.layout.groups] * subs[:, g, 0].view(np.int8)
 
 
 def _add_minimums(total: Floats, weights: Blocks, x: Bytes, g: int, minimums: Floats) -> Floats:

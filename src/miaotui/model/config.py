@@ -17,7 +17,7 @@ from miaotui.model.latent import LatentConfig, require_whole_block
 from miaotui.model.layer_inputs import LayerInputsConfig
 from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading.checks import require, require_count, require_positive
-from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, RopeConfig
+from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, LongContext, RopeConfig
 from miaotui.model.streams import StreamsConfig
 
 __all__ = [
@@ -68,6 +68,7 @@ class ModelConfig:
     activation: Literal["silu", "gelu_tanh"] = "silu"
     rope: RopeConfig
     local_rope: RopeConfig | None = None  # of layers that have a window; None: the same as `rope`
+    long_context: LongContext | None = None  # for a context that was asked for and is longer than `context_length`
     windows: tuple[int, ...]  # per layer: 0 = full attention, w = position p sees p-w+1 .. p
     rope_layers: tuple[bool, ...]  # per layer: False = no position encoding
     attention_scale: float
@@ -250,6 +251,16 @@ class ModelConfig:
     def has_keys(self, layer: int) -> bool:
         """Return whether a layer has keys and values of its own."""
         return self.kv_layer(layer) == layer
+
+    def for_context(self, tokens: int | None) -> ModelConfig:
+        """Return the configuration for a context of so many tokens (None: the usual one).
+
+        One encoding holds for all texts of a loaded model, since keys that are kept were rotated by it.
+        """
+        if self.long_context is None or tokens is None or tokens <= self.context_length:
+            return self
+        rope, context = self.long_context
+        return replace(self, rope=rope, context_length=context, long_context=None)
 
     @property
     def has_one_stream(self) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.hub.formats.tensors import StoredTensor
-from miaotui.model.adapters.adapter import LowRankPair
+from miaotui.model.adapters.adapter import LowRankPair, expert_pair
 from miaotui.model.config import ModelConfig
 from miaotui.model.experts import ExpertsConfig, route, sigmoid, swiglu_clamped
 from miaotui.model.formulas import distance_bias, gelu_tanh, rotated, silu, softcapped, softmax, sparse, visible
@@ -162,7 +162,7 @@ class Oracle:
             read = self._norm(x, prefix + "ffn_norm") if config.pre_norms else x
         experts = config.layer_experts(layer)
         if experts is None:
-            fed = self._feed_forward(read, prefix, layer)
+            fed = self.feed_forward(read, prefix, layer)
         elif experts.beside:
             fed = self._both(x, read, experts, layer)
         else:
@@ -292,7 +292,7 @@ class Oracle:
         keys = np.concatenate([first, self._linear(both, prefix + "k").reshape(n, heads, -1)], axis=-1)
         return queries, keys, self._linear(both, prefix + "v").reshape(n, heads, -1)
 
-    def _feed_forward(self, x: Array, prefix: str, layer: int | None = None) -> Array:
+    def feed_forward(self, x: Array, prefix: str, layer: int | None = None) -> Array:
         """Compute the feed-forward part of ``layer``, or (None) of an expert."""
         up, gated = self._linear(x, prefix + "up"), self.config.gated
         cutoffs = self.config.cutoffs if layer is not None else ()
@@ -314,7 +314,7 @@ class Oracle:
         ``read`` is what the usual part reads of the stream ``x``; router and experts have norms of their own.
         """
         prefix, eps = f"layers.{layer}.", np.float32(self.config.norm_eps)
-        dense = self._norm(self._feed_forward(read, prefix, layer), prefix + "dense_norm")
+        dense = self._norm(self.feed_forward(read, prefix, layer), prefix + "dense_norm")
         scale = self._weights[prefix + "router_scale"] * np.float32(x.shape[1] ** -0.5)
         routed = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * scale
         mixed = self._mixture(self._norm(x, prefix + "experts_norm"), routed, experts, prefix)
@@ -335,10 +335,10 @@ class Oracle:
             total[rows] += weights[rows, places, None] * self._expert(x[rows], prefix, int(expert), experts)
         if not experts.shared_size:
             return total
-        shared = self._feed_forward(x, prefix + "shared_")
-        return total + (
-            sigmoid(x @ self._weights[prefix + "shared_router"].T) * shared if experts.shared_gate else shared
-        )
+        shared = self.feed_forward(x, prefix + "shared_")
+        if experts.shared_gate:
+            shared = sigmoid(self._router_logits(x, prefix + "shared_router")) * shared
+        return total + shared
 
     def _router_logits(self, x: Array, name: str) -> Array:
         logits: Array = x @ self._weights[name].T + self._weights.get(f"{name}_logit_bias", np.float32(0))
@@ -360,8 +360,9 @@ class Oracle:
         weights, bias = self._weights[name], self._weights.get(name + "_bias")
         some = slice(len(weights) // parts * part, len(weights) // parts * (part + 1))
         y: Array = x @ weights[some].T
-        if name in self._adapter:
-            y = y + self._adapter[name].product(x)
+        pair = self._adapter.get(name if parts == 1 else expert_pair(name, part))
+        if pair is not None:
+            y = y + pair.product(x)
         return y if bias is None else y + bias[some]
 
     def _norm(self, x: Array, name: str, eps: float | None = None) -> Array:

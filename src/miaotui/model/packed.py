@@ -88,6 +88,24 @@ class PackedModel:
         self._file.close()
 
 
+class PackedPart(NamedTuple):
+    """Weights that one process needs of a model whose layers are shared out."""
+
+    layers: range
+    has_ends: bool  # the embedding, and what comes after the last layer
+
+    def holds(self, name: str) -> bool:
+        """Return whether the weights of that canonical name belong to it."""
+        if name.startswith("layers."):
+            return int(name.split(".", 2)[1]) in self.layers
+        return self.has_ends
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Return its share of a cache's key."""
+        return {"layers": [self.layers.start, self.layers.stop], "ends": self.has_ends}
+
+
 class PackingJob(NamedTuple):
     """One packed matrix and its parts, one part after another or in alternating units."""
 
@@ -105,20 +123,25 @@ class PackingJob(NamedTuple):
 
 
 def load_packed(
-    path: Path, store: PackedStore, wanted: Format = Format.Q8, progress: Progress | None = None
+    path: Path,
+    store: PackedStore,
+    wanted: Format = Format.Q8,
+    progress: Progress | None = None,
+    part: PackedPart | None = None,
 ) -> PackedModel:
-    """Return the packed weights of the model at ``path``, from the cache or packed now.
+    """Return the packed weights of the model at ``path``, or of a ``part`` of it, from the cache or packed now.
 
     ``wanted`` is the format of matrices that the file stores as floats; ``progress`` is called with ``packing``, or
     ``repacking`` where an older version's layout is replaced. Raises as `open_model` does, and
     `CacheError`.
     """
-    key = content_key(path, {"layout": LAYOUT, "format": wanted.value})
+    extra = {"format": wanted.value, **({} if part is None else part.key)}
+    key = content_key(path, {"layout": LAYOUT, **extra})
     file = store.open(key)
     if file is not None:
         return PackedModel(file)
     with open_model(path) as files:
-        return pack_model(files, store, key, wanted, packing_progress(progress, path, store, {"format": wanted.value}))
+        return pack_model(files, store, key, wanted, packing_progress(progress, path, store, extra), part)
 
 
 def packing_progress(
@@ -133,11 +156,28 @@ def packing_progress(
 
 
 def pack_model(
-    files: ModelFiles, store: PackedStore, key: str, wanted: Format = Format.Q8, progress: Progress | None = None
+    files: ModelFiles,
+    store: PackedStore,
+    key: str,
+    wanted: Format = Format.Q8,
+    progress: Progress | None = None,
+    part: PackedPart | None = None,
 ) -> PackedModel:
-    """Pack an opened model into the cache under ``key``, and map it; raises `CacheError`."""
-    jobs = list(_jobs(files.config, files.tensors, wanted))
-    return pack_jobs(jobs, _vectors(files.config, files.tensors), store, key, progress)
+    """Pack an opened model, or a ``part`` of it, into the cache under ``key``, and map it; raises `CacheError`."""
+    config, tensors = files.config, files.tensors
+    jobs = [job for job in _jobs(config, tensors, wanted) if part is None or part.holds(job.name)]
+    return pack_jobs(jobs, _vectors(config, tensors, part), store, key, progress)
+
+
+def packed_sizes(files: ModelFiles, wanted: Format = Format.Q8) -> tuple[int, list[int]]:
+    """Return the bytes of all packed matrices that belong to no layer, and those of each layer."""
+    outer, layers = 0, [0] * files.config.n_layers
+    for job in _jobs(files.config, files.tensors, wanted):
+        if job.name.startswith("layers."):
+            layers[int(job.name.split(".", 2)[1])] += math.prod(job.shape)
+        else:
+            outer += math.prod(job.shape)
+    return outer, layers
 
 
 def pack_jobs(
@@ -274,8 +314,13 @@ def _fused(prefix: str, name: str, parts: Mapping[str, StoredTensor], wanted: Fo
         yield PackingJob(prefix + part_name, (part,), form)
 
 
-def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _vectors(
+    config: ModelConfig, tensors: Any, part: PackedPart | None = None
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    part = part or PackedPart(range(config.n_layers), has_ends=True)
     for name, tensor in tensors.items():
+        if not part.holds(name):
+            continue
         if len(tensor.shape) == 1:
             vector = tensor.float32()
             require_finite(tensor, vector)
@@ -288,13 +333,13 @@ def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[n
             require_finite(tensor, numbers)
             yield name, numbers.reshape(-1)
     if config.experts is not None and config.experts.expert_bias:
-        for layer in range(config.n_layers):
+        for layer in part.layers:
             parts = [tensors[f"layers.{layer}.expert_{part}_bias"].float32() for part in ("gate", "up")]
             units = [part.reshape(-1, 1, UNIT_ROWS) for part in parts]  # as the rows of the packed matrix
             yield f"layers.{layer}.expert_gate_up_bias", np.concatenate(units, 1).reshape(-1)
     if config.qkv_bias:
         heads = HeadLayout(config)
-        for layer in range(config.n_layers):
+        for layer in part.layers:
             parts = [heads.stored(tensors[f"layers.{layer}.{letter}_bias"], letter, layer) for letter in "qkv"]
             padded = [np.pad(part.float32(), (0, padded_rows(part.shape[0]) - part.shape[0])) for part in parts]
             yield f"layers.{layer}.qkv_bias", np.concatenate(padded)  # as the rows of the packed matrices

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,3 +119,10 @@ class RopeConfig:
         """Return the fractional index of the pair that makes ``turns`` turns over the original context."""
         ratio = self.original_context / (turns * 2 * math.pi)
         return self.dim * math.log(ratio) / (2 * math.log(self.theta))
+
+
+class LongContext(NamedTuple):
+    """Another encoding of a model, for texts longer than its usual context: LongRoPE's long factors."""
+
+    rope: RopeConfig
+    context_length: int  # tokens

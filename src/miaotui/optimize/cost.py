@@ -108,7 +108,8 @@ def answer_cost(
     prefill_s = max(step_bytes / read, (prompt * weights + head + attention) / multiply) / PREFILL_SHARE
     prefill_s *= scale.prefill
     buffers = 4 * ROW_BUFFERS * (config.hidden_size * 8 + config.ffn_size * 3) + 4 * 9 * config.vocab_size
-    peak = sum(packed.values()) + (prompt + answer) * token_bytes + PROCESS_BYTES + buffers
+    # rows of an embedding of its own are read from the file, a few at a time
+    peak = step_bytes + (prompt + answer) * token_bytes + PROCESS_BYTES + buffers
     peak += VOCABULARY_BYTES * config.vocab_size + scale.more_bytes
     return AnswerCost(1 / token_s, prefill_s + max(answer - 1, 0) * token_s, int(peak))
 

@@ -30,6 +30,18 @@ def front_points(found: Sequence[FileCandidate]) -> list[dict[str, Any]]:
     ]
 
 
+def shape_points(tried: Points) -> list[dict[str, Any]]:
+    """Return the shapes that a search tried as points: their counts, measured loss and predicted speed."""
+    return [
+        {
+            "keeps": one["keeps"],
+            "mean_kl": one["pruned"]["mean_kl"],
+            "tokens_per_s": round(one["predicted"]["tokens_per_s"], 2),
+        }
+        for one in tried
+    ]
+
+
 def front_page(card: ReportCard) -> str:
     """Return the report of a card, with its front, as one HTML file."""
     front, measured = card.front["predicted"], card.front["measured"]
@@ -42,10 +54,12 @@ def front_page(card: ReportCard) -> str:
         ChartAxis("mean divergence, nats"),
     )
     known = [(one["tokens_per_s"], one["mean_kl"]) for one in measured if one["tokens_per_s"]]
+    shapes = [(one["tokens_per_s"], one["mean_kl"]) for one in card.front.get("shapes", ())]
     speed = chart(
         [
             ChartSeries("predicted", [(one["tokens_per_s"], one["mean_kl"]) for one in front]),
             ChartSeries("measured", known, joined=False),
+            *([ChartSeries("shapes, before rounding", shapes, joined=False)] if shapes else []),
         ],
         ChartAxis("tokens/s, one stream", from_zero=False),
         ChartAxis("mean divergence, nats"),

@@ -18,11 +18,12 @@ import numpy as np
 import miaotui
 from miaotui.config import Settings, format_size, make_folder
 from miaotui.errors import RequestError
-from miaotui.hub.files import replace
+from miaotui.hub.files import replace, require_room
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize.card import QualityLoss, ReportCard, write_card
 from miaotui.optimize.cost import MachineRates, work_bytes
+from miaotui.optimize.draft_gain import MeasuredDrafts, measured_drafts, own_drafts
 from miaotui.optimize.front import front_points
 from miaotui.optimize.layerwise import Tokens
 from miaotui.optimize.loss_meter import LossMeter
@@ -62,6 +63,7 @@ class OptimizeOptions:
     kinds: frozenset[BlockType] = frozenset()
     keep: bool = True
     measure_speed: bool = True
+    most_made: int = CANDIDATES  # files that are really made and measured
 
 
 @dataclass(eq=False)
@@ -79,6 +81,7 @@ class Optimization:
     settings: Settings = field(default_factory=Settings.from_env)
     progress: Progress | None = None
     measure: Callable[[Path, int, int], MeasuredSpeed] = measured_speed
+    drafts: Callable[[Path], MeasuredDrafts] = measured_drafts
     reference: Path | None = None
 
     def plan(self) -> dict[str, Any]:
@@ -86,13 +89,13 @@ class Optimization:
         with open_source(self.path) as source:
             about = {"path": str(self.path), "bytes": self.path.stat().st_size}
             rates = self.scaled_rates(source)
-            found = planned(self._unread(source), self.target, rates)
-            return plan_dict(found, self.target, about, rates)
+            found = planned(self.unread(source), self.target, rates)
+            return plan_dict(found, self.target, about, rates, self.own_drafts(source))
 
     def scaled_rates(self, source: GgufSource) -> MachineRates:
         """Return the machine's rates with the scale that the model's own speed shows, if speed is measured at all."""
         speed = self.own_speed(source)
-        return self.rates if speed is None else scaled_rates(source, self.rates, speed)
+        return self.rates if speed is None else scaled_rates(source, self.rates, speed, self.target.kv)
 
     def own_speed(self, source: GgufSource) -> MeasuredSpeed | None:
         """Return the model's own speed, if speed is measured at all. Raises `RequestError` for too long an answer."""
@@ -105,7 +108,13 @@ class Optimization:
                 f"{context}: lower --prompt or --answer"
             )
         kept = self.settings.folder("optimize")
-        return own_speed(source, self.rates, lambda: self.measure(source.path, *lengths), lengths, kept)
+        return own_speed(source, self.rates, lambda: self.measure(source.path, *lengths), lengths, kept, self.target.kv)
+
+    def own_drafts(self, source: GgufSource) -> dict[str, Any] | None:
+        """Return what drafts give on the model's own texts, as JSON values, if speed is measured at all."""
+        if not self.options.measure_speed:
+            return None
+        return asdict(own_drafts(source, self.drafts, self.settings.folder("optimize")))
 
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
@@ -113,7 +122,8 @@ class Optimization:
         with open_source(self.path) as source, open_source(self.reference or self.path) as reference:
             return _Run(self, source, reference).card()
 
-    def _unread(self, source: GgufSource) -> Quantization:
+    def unread(self, source: GgufSource) -> Quantization:
+        """Return the quantisation of a model before any text is read, for a plan."""
         return Quantization(source, TextSet("", ()), (), keep=self.options.keep, kinds=self.options.kinds)
 
     def require_place(self) -> None:
@@ -138,7 +148,9 @@ class _Run:
         options = job.options
         # refuses what cannot be met before any work
         self.rates = self._timed("speed", lambda: job.scaled_rates(source))
-        best(planned(job._unread(source), job.target, self.rates), job.target)
+        first = best(planned(job.unread(source), job.target, self.rates), job.target)
+        require_room(make_folder(job.out.parent), 2 * first.types.file_bytes)  # a candidate, and finished matrices
+        self.drafts = self._timed("speed", lambda: job.own_drafts(reference))
         _require_memory(source, options)
         self.calibration, self.test = self._timed("texts", lambda: text_sets(job, reference))
         require_disjoint(self.calibration, self.test)
@@ -163,7 +175,7 @@ class _Run:
                 break  # predictions that were corrected lead back to it
             made.append(self._make(chosen, meter))
             last = made[-1]
-            if not last.misses(target) or len(made) == CANDIDATES:
+            if not last.misses(target) or len(made) == job.options.most_made:
                 break
             found = corrected(found, last.kl_ratio, last.time_ratio)
         return self._finish(made, found)
@@ -204,7 +216,7 @@ class _Run:
                 "shared_lines": shared,
             },
             speed=None if last.speed is None else asdict(last.speed),
-            predicted={**last.predicted(), "scale": asdict(self.rates.scale)},
+            predicted={**last.predicted(), "scale": asdict(self.rates.scale), "drafts": self.drafts},
             measured_candidates=len(made),
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             choices={name: kind.name for name, kind in types.kinds.items()},

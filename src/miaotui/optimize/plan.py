@@ -16,7 +16,7 @@ from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.model.config import LANES, ModelConfig
 from miaotui.optimize.cost import AnswerCost, MachineRates, answer_cost, shaped_matrices
-from miaotui.optimize.pruning.shape import PrunedShape, require_shape, whole_shape
+from miaotui.optimize.pruning.shape import PrunedShape, require_shape, shape_ladders, whole_shape
 from miaotui.optimize.quantization.block_grids import GRIDS
 from miaotui.optimize.quantization.quantize import MixedTypes, Quantization, fixed_bytes, matrix_bytes, predicted_curve
 from miaotui.optimize.quantization.survey import Survey
@@ -39,6 +39,7 @@ class OptimizeTarget:
     deadline_s: float | None = None
     prompt: int = 300
     answer: int = 64
+    kv: str = "f16"  # how keys and values are stored when the file is run: f16 or int8
 
     def __post_init__(self) -> None:
         wishes = (self.size_bytes, self.max_kl, self.tokens_per_s, self.deadline_s)
@@ -48,6 +49,8 @@ class OptimizeTarget:
             raise RequestError("size, loss, speed and deadline must be greater than 0")
         if not (1 <= self.prompt <= MAX_TOKENS and 1 <= self.answer <= MAX_TOKENS):
             raise RequestError(f"prompt and answer must have 1 to {MAX_TOKENS:,} tokens")
+        if self.kv not in ("f16", "int8"):
+            raise RequestError(f"keys and values are stored as f16 or int8, not as {self.kv!r}")
 
 
 @dataclass(frozen=True)
@@ -93,21 +96,42 @@ class FileCandidate:
 def planned(quantization: Quantization, target: OptimizeTarget, rates: MachineRates) -> list[FileCandidate]:
     """Return up to `CANDIDATES` candidates before any work, each with keys and values of 8 bits as well.
 
-    The first are types alone, smallest file first; behind them some shapes with the smallest types: fewer layers, heads
-    or channels (`shapes`).
+    The first are types alone, smallest file first; behind them shapes with the smallest types, which have fewer layers,
+    heads or channels: those that meet the target if types alone do not (`meeting_shapes`), else some (`shapes`).
     """
     source, lengths = quantization.source, (target.prompt, target.answer)
-    left_out = list(shapes(source.config))
-    found = candidates(quantization, None, target, rates, CANDIDATES - len(left_out))
-    for shape in left_out:
-        kinds = {one.name: smallest(quantization, one) for one in shaped_matrices(source, shape)}
-        size = fixed_bytes(source) + sum(matrix_bytes(one, kinds[one.name]) for one in shaped_matrices(source, shape))
-        types = MixedTypes(kinds, size, 0.0, 0.0)
-        found.append(FileCandidate(types, answer_cost(source, kinds, rates, *lengths, shape), None, shape))
+    left_out = [shaped(quantization, shape, target, rates) for shape in shapes(source.config)]
+    try:
+        found = candidates(quantization, None, target, rates, CANDIDATES - len(left_out))
+    except RequestError as error:  # no file of the whole model is so small
+        raise RequestError(f"{error}{_remedy(meeting_shapes(quantization, target, rates), target)}") from None
+    if not any(one.meets(target) for one in found):
+        left_out = meeting_shapes(quantization, target, rates) or left_out
     return [
         replace(one, with_int8_kv=answer_cost(source, one.types.kinds, rates, *lengths, one.shape, "int8"))
-        for one in found
+        for one in [*found, *left_out]
     ]
+
+
+def shaped(
+    quantization: Quantization, shape: PrunedShape, target: OptimizeTarget, rates: MachineRates
+) -> FileCandidate:
+    """Return the smallest file of a shape, whose loss is not known before it is made."""
+    source = quantization.source
+    matrices = shaped_matrices(source, shape)
+    kinds = {one.name: smallest(quantization, one) for one in matrices}
+    size = fixed_bytes(source) + sum(matrix_bytes(one, kinds[one.name]) for one in matrices)
+    cost = answer_cost(source, kinds, rates, target.prompt, target.answer, shape, target.kv)
+    return FileCandidate(MixedTypes(kinds, size, 0.0, 0.0), cost, None, shape)
+
+
+def meeting_shapes(quantization: Quantization, target: OptimizeTarget, rates: MachineRates) -> list[FileCandidate]:
+    """Return the largest shape on each way of leaving parts out that is predicted to meet the target."""
+    found = []
+    for ladder in shape_ladders(quantization.source.config):
+        steps = (shaped(quantization, shape, target, rates) for shape in ladder)
+        found += [one for one in steps if one.meets(target)][:1]
+    return found
 
 
 def shapes(config: ModelConfig) -> Iterator[PrunedShape]:
@@ -146,7 +170,7 @@ def candidates(
     return [
         FileCandidate(
             choice,
-            answer_cost(quantization.source, choice.kinds, rates, target.prompt, target.answer),
+            answer_cost(quantization.source, choice.kinds, rates, target.prompt, target.answer, kv=target.kv),
             None if found is None else choice.predicted_kl,
         )
         for _, choice in sorted(choices.items())
@@ -183,12 +207,21 @@ def _remedy(found: Sequence[FileCandidate], target: OptimizeTarget) -> str:
     """Return what would meet the target by prediction beyond types: a shape, or keys and values of 8 bits."""
     for one in found:
         if one.shape is None and one.with_int8_kv is not None and replace(one, cost=one.with_int8_kv).meets(target):
-            return "; with --kv int8, when it is run, it is predicted to be met"
+            return "; with --kv int8, here and when the file is run, it is predicted to be met"
     for one in found:
         if one.shape is not None and one.meets(target):
-            keeps = f"--layers {len(one.shape.layers)} --kv-heads {one.shape.kv_heads} --ffn {one.shape.ffn}"
+            keeps = " ".join(f"--{name.replace('_', '-')} {count}" for name, count in one.shape.counts.items())
             return f"; with {keeps} it is predicted to be met, at a loss that is not known before"
     return ""
+
+
+def needs_shape(found: Sequence[FileCandidate], target: OptimizeTarget) -> bool:
+    """Return whether, of what is planned, only files that lack parts of the model meet the target."""
+    types = [one for one in found if one.shape is None]
+    with_int8 = [replace(one, cost=one.with_int8_kv) for one in types if one.with_int8_kv is not None]
+    if any(one.meets(target) for one in [*types, *with_int8]):
+        return False
+    return any(one.meets(target) for one in found)
 
 
 def _excess(one: FileCandidate, target: OptimizeTarget) -> float:
@@ -217,9 +250,13 @@ def corrected(found: Sequence[FileCandidate], kl_ratio: float, time_ratio: float
 
 
 def plan_dict(
-    found: Sequence[FileCandidate], target: OptimizeTarget, source: Mapping[str, Any], rates: MachineRates
+    found: Sequence[FileCandidate],
+    target: OptimizeTarget,
+    source: Mapping[str, Any],
+    rates: MachineRates,
+    drafts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a plan as JSON values. Speeds are without drafts, whose gain depends on the texts."""
+    """Return a plan as JSON values. Speeds are without ``drafts``, whose gain on own openings stands beside them."""
     try:
         chosen: int | None = list(found).index(best(found, target))
         problem = None
@@ -230,11 +267,12 @@ def plan_dict(
         "source": dict(source),
         "rates": asdict(rates),
         "context": target.prompt + target.answer,
-        "drafts": False,
+        "drafts": drafts,
         "target": {name: value for name, value in asdict(target).items() if value is not None},
         "candidates": [one.as_dict(target) for one in found],
         "chosen": chosen,
         "problem": problem,
+        "leaves_parts_out": needs_shape(found, target),
     }
 
 

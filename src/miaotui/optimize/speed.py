@@ -24,6 +24,7 @@ from miaotui.optimize.source import GgufSource
 
 RUNS = 3
 LIMIT_S = 600
+FORM = 2  # of a kept measurement; changes when the same file would be measured otherwise
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,18 @@ class MeasuredSpeed:
     runs: int
 
 
-def measured_speed(file: Path, prompt: int, answer: int) -> MeasuredSpeed:
-    """Run ``file`` in a process of its own. Raises `EngineError` where it does not run."""
-    command = [sys.executable, "-m", "miaotui.optimize.speed", os.fspath(file), str(prompt), str(answer)]
+def measured_speed(file: Path, prompt: int, answer: int, kv: str = "f16") -> MeasuredSpeed:
+    """Run ``file`` in a process of its own, with keys and values of one answer, stored as ``kv``.
+
+    Another process packs its weights before, as the first start of a model does: that takes more memory than the later
+    ones, which are measured. Raises `EngineError` where it does not run.
+    """
+    begin = [sys.executable, "-m", "miaotui.optimize.speed", os.fspath(file), str(prompt)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)  # noqa: S603  (our own)
+        for lengths in (["0"], [str(answer)]):
+            done = subprocess.run(  # noqa: S603  (our own)
+                [*begin, *lengths, kv], capture_output=True, text=True, timeout=LIMIT_S, check=True
+            )
         return MeasuredSpeed(**json.loads(done.stdout.splitlines()[-1]))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
         said = getattr(error, "stderr", None) or str(error)
@@ -52,14 +60,19 @@ def measured_speed(file: Path, prompt: int, answer: int) -> MeasuredSpeed:
 
 
 def own_speed(
-    source: GgufSource, rates: MachineRates, speed: Callable[[], MeasuredSpeed], lengths: tuple[int, int], kept: Path
+    source: GgufSource,
+    rates: MachineRates,
+    speed: Callable[[], MeasuredSpeed],
+    lengths: tuple[int, int],
+    kept: Path,
+    kv: str = "f16",
 ) -> MeasuredSpeed:
     """Return the model's own speed with a prompt and an answer of these ``lengths``.
 
     ``speed`` measures it; what it found is kept in the folder ``kept``, so that plans of one model stay alike, until
     the machine's ``rates`` are measured again.
     """
-    about = [source.digest(), *lengths, rates.read_gb_per_s, rates.int8_gmac_per_s]
+    about = [FORM, source.digest(), *lengths, rates.read_gb_per_s, rates.int8_gmac_per_s, kv]
     path = kept / f"speed-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
     try:
         found = MeasuredSpeed(**read_object(path))
@@ -70,21 +83,25 @@ def own_speed(
     return found
 
 
-def scaled_rates(source: GgufSource, rates: MachineRates, found: MeasuredSpeed) -> MachineRates:
+def scaled_rates(source: GgufSource, rates: MachineRates, found: MeasuredSpeed, kv: str = "f16") -> MachineRates:
     """Return the rates with the scale that the model's own speed shows."""
     lengths = found.prompt, found.answer
     kinds = {one.name: source.file.tensors[one.name].kind for one in source.matrices}
-    predicted = answer_cost(source, kinds, rates, *lengths)
+    predicted = answer_cost(source, kinds, rates, *lengths, kv=kv)
     scale = cost_scale(predicted, found.answer, found.tokens_per_s, found.seconds, found.peak_bytes)
     return replace(rates, scale=scale)
 
 
-def _measure(file: str, prompt: int, answer: int) -> MeasuredSpeed:
+def _measure(file: str, prompt: int, answer: int, kv: str) -> MeasuredSpeed | None:
+    """Measure; without an ``answer`` the weights are packed, and that is all."""
     from miaotui.bench.evaluation import peak_bytes  # noqa: PLC0415  (the measuring process alone)
     from miaotui.llm import load  # noqa: PLC0415  (the measuring process alone)
 
     rates, times = [], []
-    with load(file, context=prompt + answer + 16, speculate=False) as llm:
+    context = prompt + answer + 16
+    with load(file, context=context, kv_tokens=context, speculate=False, kv=kv) as llm:
+        if not answer:
+            return None
         vocabulary = llm.config.vocab_size
         for run in range(RUNS + 1):
             tokens = [(97 * i + 31 * run) % min(vocabulary, 20_000) for i in range(prompt)]
@@ -98,4 +115,5 @@ def _measure(file: str, prompt: int, answer: int) -> MeasuredSpeed:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))))
+    measured = _measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    print(json.dumps(measured and asdict(measured)))

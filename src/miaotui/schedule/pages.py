@@ -10,7 +10,7 @@ Serving with PagedAttention" (2023).
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -96,6 +96,7 @@ class PrefixTree:
         self.root = PageNode(None, (), -1)
         self._pool = pool
         self._idle: OrderedDict[PageNode, None] = OrderedDict()  # held by the tree alone, LRU first
+        self._evicted: deque[PageNode] | None = None  # those that went lately, where somewhere else counts on them
 
     @property
     def n_evictable(self) -> int:
@@ -157,10 +158,28 @@ class PrefixTree:
         node, _ = self._idle.popitem(last=False)
         assert node.parent is not None
         del node.parent.children[node.key]
+        if self._evicted is not None:
+            self._evicted.append(node)
         self._pool.release(node.page)
 
+    def watch_evictions(self, most: int) -> None:
+        """Note the last ``most`` pages that are evicted from now on, for `take_evicted`."""
+        self._evicted = deque(maxlen=most)
+
+    def take_evicted(self, most: int) -> list[PageNode]:
+        """Return up to ``most`` pages that were evicted since the last call and are not stored again.
+
+        Any thread may ask at any time.
+        """
+        found: list[PageNode] = []
+        while self._evicted and len(found) < most:
+            node = self._evicted.popleft()
+            if node.parent is not None and node.key not in node.parent.children:
+                found.append(node)
+        return found
+
     def nodes(self) -> Iterator[PageNode]:
-        """Yield all nodes but the root, parents before children; for integrity checks."""
+        """Yield all nodes but the root, parents before children. Any thread may ask at any time."""
         stack = list(self.root.children.values())
         while stack:
             node = stack.pop()

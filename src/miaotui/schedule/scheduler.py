@@ -54,6 +54,7 @@ class Scheduler:
     def __init__(self, config: ScheduleConfig) -> None:
         self.config = config
         self._ledger = BlockTable(config.n_pages, config.reuse_prefix)
+        self.prefixes = self._ledger.tree  # for what reads it from outside
         self._lines = Queues()
         self._sequences: dict[int, SequenceState] = {}
         self._arrivals = 0
@@ -91,7 +92,7 @@ class Scheduler:
             namespace=namespace,
             adapter=adapter,
             arrival=self._arrivals,
-            node=self._ledger.tree.root,
+            node=self.prefixes.root,
             group=SequenceGroup.BEST_EFFORT if due is None else SequenceGroup.PROMISED,
             order=due or 0,
             score_from=0 if score_from is None else score_from,
@@ -266,7 +267,7 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         """Count pages and sequences; O(1)."""
-        pool, tree = self._ledger.pool, self._ledger.tree
+        pool, tree = self._ledger.pool, self.prefixes
         return SchedulerStats(
             pages_free=pool.n_free,
             pages_used=pool.n_pages - self._ledger.n_available,
@@ -279,9 +280,7 @@ class Scheduler:
         )
 
     def check(self) -> None:
-        """Verify that no page is lost or shared wrongly; reads everything.
-
-        Raises `AssertionError` with the reason."""
+        """Verify that no page is lost or shared wrongly; reads everything. Raises `AssertionError` with the reason."""
         from miaotui.schedule.check import check_integrity  # noqa: PLC0415  (tests and `doctor` only)
 
         check_integrity(self._ledger, self._lines, self._sequences)

@@ -29,11 +29,15 @@ class AdaptedModel:
 
     tier = None
 
-    def __init__(self, parent: ServedModel, adapter: LoadedAdapter) -> None:
+    def __init__(self, parent: ServedModel, adapter: LoadedAdapter, name: str | None = None) -> None:
         self._model, self.adapter = parent, adapter
-        self.name, self.parent, self.created_s = adapter.name, parent.name, adapter.loaded_s
+        self.name, self.parent, self.created_s = name or adapter.name, parent.name, adapter.loaded_s
         digest = hashlib.sha256(f"{parent.fingerprint} {adapter.digest}".encode()).hexdigest()
         self.fingerprint = f"fp_{digest[:12]}"
+
+    def renamed(self, name: str) -> AdaptedModel:
+        """Return the view under another name."""
+        return self if name == self.name else AdaptedModel(self._model, self.adapter, name)
 
     @property
     def identity(self) -> str:

@@ -26,7 +26,7 @@ from miaotui.serve.answer import AnswerBatch, ModelAnswer
 from miaotui.serve.http.bodies import DONE, Events, EventStream, event, run, unless_gone
 from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.response_cache import CacheLookup
-from miaotui.serve.wire.fields import Json, SamplingFields
+from miaotui.serve.wire.fields import Json, PromiseFields
 from miaotui.serve.wire.params import deadline_for
 from miaotui.served_model import ServedModel
 from miaotui.text.answers import AnswerSyntax
@@ -77,6 +77,12 @@ class GenerationRequest:
         """Return whether the answer was given before."""
         return "miss" if self.lookup is None else self.lookup.state
 
+    @property
+    def tier(self) -> str | None:
+        """Return the model that answers, of several behind the request's name; None for one model."""
+        kept = None if self.lookup is None else self.lookup.tier
+        return self.model.tier and (kept or self.model.tier)
+
     def submit(self) -> AnswerBatch:
         """Return the answers, found in the cache or on their way. Raises what `ServedModel.submit` raises."""
         received(self.http).drop_body()
@@ -85,7 +91,7 @@ class GenerationRequest:
             return kept
         requests = self._submit_all()
         if self.lookup is not None:
-            self.lookup.keep_from(requests[0])
+            self.lookup.keep_from(requests[0], self.model)
         return RunningAnswers(self.model, requests)
 
     def reasoning_tokens(self, completions: Sequence[Completion]) -> int | None:
@@ -129,7 +135,7 @@ class GenerationRequest:
             "took_ms": round(took_ms, 1),
             "met": met,
             "shortened": any(promise.shortened for promise in promises),
-            **({} if self.model.tier is None else {"tier": self.model.tier}),
+            **({} if self.tier is None else {"tier": self.tier}),
         }
 
     async def whole(self, batch: AnswerBatch) -> list[Completion]:
@@ -172,7 +178,7 @@ class RunningAnswers:
         self._model.leave_all(self.answers)
 
 
-def deadline_of(http: HttpRequest, body: SamplingFields, model: ServedModel | None = None) -> Deadline | None:
+def deadline_of(http: HttpRequest, body: PromiseFields, model: ServedModel | None = None) -> Deadline | None:
     """Return the deadline that a request names in its body or headers, or the server's default.
 
     The default is for models that can promise: others have none unless the request names one, which they refuse.

@@ -57,7 +57,7 @@ class ServedModels(Mapping[str, ServedModel]):
     ) -> None:
         self._by_name = {model.name: model for model in models}
         self._groups: dict[str, ModelGroup] = {}
-        self._others = {"encoder": encoder_names, "encoder-decoder": seq2seq_names, "speech model": speech_names}
+        self.other_names = {"encoder": encoder_names, "encoder-decoder": seq2seq_names, "speech model": speech_names}
 
     def __getitem__(self, name: str) -> ServedModel:
         return self._by_name[name]
@@ -75,6 +75,10 @@ class ServedModels(Mapping[str, ServedModel]):
     def add_groups(self, groups: Iterable[ModelGroup]) -> None:
         """Add names that have several of the models behind them."""
         self._groups |= {group.name: group for group in groups}
+
+    def groups(self) -> list[ModelGroup]:
+        """Return the names that have several models behind them."""
+        return [*self._groups.values()]
 
     def adapters(self) -> dict[str, AdaptedModel]:
         """Return a model for each adapter that is loaded now, by name."""
@@ -110,7 +114,7 @@ class ServedModels(Mapping[str, ServedModel]):
     def _refuse_other(self, name: str | None) -> None:
         """Raise `ApiError` where a model of another kind is meant, or where there are such models alone."""
         chats = ", ".join(sorted(self._by_name)) or "none: start the server with one"
-        for kind, names_of in self._others.items():
+        for kind, names_of in self.other_names.items():
             names = set(names_of())
             if name in names:
                 lack = "which writes no text" if kind == "encoder" else "which holds no conversation"
@@ -181,10 +185,16 @@ class Running:
             account.model = model
 
     def left(self, model: str, request: Request) -> None:
-        """Count what it answered too, and note that it is over."""
-        if not PROBING.get():
-            self._ended.append((model, request))
+        """Count what it answered too, and note that it is over.
+
+        One that is left while it is tried counts nothing: another model takes its place.
+        """
         _, account = self._open.pop((model, request.number), (request, None))
+        if PROBING.get():
+            if account is not None:
+                account.use(prompt=-request.prompt_tokens)
+            return
+        self._ended.append((model, request))
         if account is None:
             return
         account.use(answer=len(request.token_ids), cached=request.cached_tokens)

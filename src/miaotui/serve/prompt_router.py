@@ -6,6 +6,7 @@ one tokenizer, so that the prompt is the same tokens for each; one prompt goes t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from miaotui.engine.request import Request
 from miaotui.errors import RequestError
 from miaotui.retrieval.ingest.language_id import language_of
+from miaotui.serve.http.errors import bad_value
 from miaotui.serve.tiers import TieredModel, require_one_tokenizer
 from miaotui.serve.wire.fields import Quality
 from miaotui.served_model import RequestArguments, ServedModel
@@ -53,8 +55,11 @@ class PromptRouter:
         self.name, self.rules = name, tuple(rules)
 
     def choice(self, quality: Quality | None = None) -> TieredModel:
-        """Return the model for one request; ``quality`` is of tiers, and changes nothing here."""
-        del quality
+        """Return the model for one request. Raises `ApiError` for a floor: models here are no tiers of one another."""
+        if quality not in (None, "any"):
+            raise bad_value(
+                "quality", f"is of names with tiers (--tiers), and a rule chooses for {self.name}: leave it out"
+            )
         return _RoutedModel(self.name, self.rules)
 
 
@@ -64,6 +69,11 @@ class _RoutedModel(TieredModel):
     def __init__(self, name: str, rules: Sequence[PromptRule]) -> None:
         super().__init__(name, list(dict.fromkeys(rule.model for rule in rules)))
         self._rules = rules
+
+    @property
+    def identity(self) -> str:
+        """Return a digest of all models: which one answers is known when the prompt is submitted."""
+        return hashlib.sha256(" ".join(each.identity for each in self._allowed).encode()).hexdigest()
 
     def submit_all(self, submissions: Iterable[RequestArguments]) -> list[Request]:
         """Submit requests that belong together to the first one's model."""

@@ -1,7 +1,8 @@
 """Cache of answers in front of the engine: requests looked up, answers given again and kept.
 
 Owns how a request is known to the answer cache, and how a kept answer takes the place of a running one. Knows no wire
-format. Invariants: a kept answer has the same bytes; requests with tools, several choices, log-probabilities, or a
+format. Invariants: a kept answer has the same bytes, and the name of the model that wrote it; an answer of a lower tier
+never stands for one of a better tier; requests with tools, several choices, log-probabilities, or a
 temperature without a seed are neither looked up nor kept; answers never cross API keys.
 """
 
@@ -11,7 +12,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -34,22 +35,32 @@ class CacheLookup:
     found: Found | None
 
     @property
+    def tier(self) -> str | None:
+        """Return the model that wrote the answer that was found, where its name had several behind it."""
+        return None if self.found is None else _tier(self.found)
+
+    @property
     def state(self) -> CacheState:
         """Return whether the answer, or a similar question's, was given before."""
         return "miss" if self.found is None else self.found.how
+
+    def forget(self) -> None:
+        """Delete the answer to this request from the cache."""
+        self.cache.forget(self.key)
 
     def kept_answers(self, deadline: Deadline | None) -> CachedAnswers | None:
         """Return what was found, as the answers to this request; None if nothing was found."""
         completion = None if self.found is None else _restored(self.found)
         return None if completion is None else CachedAnswers(CachedResponse(completion, deadline))
 
-    def keep_from(self, request: Request) -> None:
-        """Keep the answer of ``request`` once it is whole, unless it was cut short for time."""
+    def keep_from(self, request: Request, model: ServedModel) -> None:
+        """Keep the answer of ``request``, which ``model`` took, once it is whole, unless it was cut short for time."""
+        key, tier = replace(self.key, model=model.identity), model.tier
 
         def keep(promise: Promise, hand_over_s: float, admitted: bool) -> None:
             if not promise.shortened:
-                payload = _stored(request.completion())
-                asyncio.get_running_loop().run_in_executor(None, self.cache.keep, self.key, payload)
+                payload = _stored(request.completion(), tier)
+                asyncio.get_running_loop().run_in_executor(None, self.cache.keep, key, payload)
 
         request.settled_listeners.append(keep)
 
@@ -125,7 +136,7 @@ def lookup_for(
     key = AnswerKey(
         model=model.identity,
         template=template_digest(model),
-        namespace=caller_of(http).name,
+        namespace=caller_of(http).owner,
         params=params[0],
         messages=messages,
         extra={"kind": "chat", **extra},
@@ -145,14 +156,22 @@ def _declined(http: HttpRequest) -> bool:
     return "no-cache" in control or "no-store" in control
 
 
-def _stored(completion: Completion) -> bytes:
-    row = [completion.text, list(completion.token_ids), completion.prompt_tokens, completion.finish_reason]
+def _stored(completion: Completion, tier: str | None) -> bytes:
+    row = [completion.text, list(completion.token_ids), completion.prompt_tokens, completion.finish_reason, tier]
     return json.dumps(row).encode()
+
+
+def _tier(found: Found) -> str | None:
+    try:
+        tier = json.loads(found.payload)[4]
+    except (ValueError, IndexError):
+        return None
+    return tier if isinstance(tier, str) else None
 
 
 def _restored(found: Found) -> Completion | None:
     try:
-        text, token_ids, prompt_tokens, reason = json.loads(found.payload)
+        text, token_ids, prompt_tokens, reason, *_ = json.loads(found.payload)
     except ValueError:
         return None
     timing = Timing(found.took_s, found.took_s, 0.0)

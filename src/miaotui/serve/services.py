@@ -6,20 +6,24 @@ first request, and a handler makes none.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.index_registry import IndexRegistry
 from miaotui.serve.encoders.registry import EncoderRegistry
 from miaotui.serve.learned.saved import SavedFiles
+from miaotui.serve.middleware.keys import Caller
 from miaotui.serve.models import ServedModels
 from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.seq2seq.models import Seq2SeqModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.speech.models import SpeechModels
 from miaotui.serve.tasks.heads import ServedHeads
+from miaotui.serve.tenants.allowance import EVERYTHING, Allowance
+from miaotui.serve.tenants.view import narrowed
 
 if TYPE_CHECKING:
     from miaotui.apps.qa_pipeline import Searchable
@@ -53,6 +57,19 @@ def saved_graphs() -> SavedFiles[GraphReader]:
     return SavedFiles("graphs", ".json", read)
 
 
+class IndexReplicas(Protocol):
+    """Copies of indexes in other processes, which search them."""
+
+    def searchable(self, index: Index) -> Searchable:
+        """Return an index whose searches go to the copies."""
+
+    def changed(self, index: Index) -> None:
+        """Bring the copies of an index up to date soon."""
+
+    def close(self) -> None:
+        """Give the copies up."""
+
+
 @dataclass(frozen=True)
 class Services:
     """The parts of one server; None stands for an optional part that this server does not have."""
@@ -71,6 +88,23 @@ class Services:
     response_cache: AnswerCache | None = None
     support: Support | None = None
     meaning: MeaningService | None = None
+    index_replicas: IndexReplicas | None = None  # that search instead of this process
+
+    def for_caller(self, allowance: Allowance) -> Services:
+        """Return these parts as far as a caller may use them."""
+        return self if allowance == EVERYTHING else narrowed(self, allowance)
+
+    def forget_answers(self, caller: Caller, index: str) -> None:
+        """Delete the answers that were kept from an index of a caller."""
+        if self.response_cache is not None:
+            self.response_cache.forget_index(caller.owner, index)
+
+    def forget(self, caller: Caller) -> None:
+        """Drop what memory holds of a caller that is gone, and keep nothing more for it."""
+        self.responses.drop_all(caller.owner)
+        if self.response_cache is not None:
+            self.response_cache.keep_no_more(caller.owner)
+        threading.Thread(target=self.indexes.forget, args=(caller,), name="miaotui-forget", daemon=True).start()
 
     def graph(self, name: str) -> GraphReader:
         """Return a graph, which reads words by meaning where this server does. Raises `RequestError`."""
@@ -81,12 +115,23 @@ class Services:
 
     def searchable(self, index: Index) -> Searchable:
         """Return an index in the form in which it is searched: by meaning too where the embedder is here."""
-        return index if self.meaning is None else self.meaning.searchable(index)
+        if self.meaning is not None:
+            return self.meaning.searchable(index)
+        return index if self.index_replicas is None else self.index_replicas.searchable(index)
+
+    def index_changed(self, index: Index) -> None:
+        """Have what was made from an index brought up to date soon."""
+        if self.meaning is not None:
+            self.meaning.changed(index)
+        if self.index_replicas is not None:
+            self.index_replicas.changed(index)
 
     def close(self) -> None:
         """Close what has files or threads: models, indexes, logs and traces."""
         if self.meaning is not None:
             self.meaning.close()
+        if self.index_replicas is not None:
+            self.index_replicas.close()
         self.models.close()
         self.seq2seq.close()
         self.speech.close()

@@ -34,6 +34,7 @@ class ServeSettings:
     docs: bool = True  # /docs and /openapi.json
     console: bool = True  # the page at /
     api_key_file: str | None = None
+    tenants: str | None = None  # a file of tenants, in place of the key file
     insecure: bool = False
     share_prefix: bool = False
     adapter: tuple[str, ...] = ()  # NAME=PATH each: low-rank adapters of the first model
@@ -58,6 +59,9 @@ class ServeSettings:
     context: int | None = None
     backend: str = "cpu"
     no_speculate: bool = False
+    stages: int = 1  # processes that share a model's layers
+    stage_at: tuple[str, ...] = ()  # HOST:PORT each: stages elsewhere
+    stage_key_file: str | None = None
     encoder_memory_mb: int | None = None  # of weights of all loaded encoders; None: half of the memory
     pooling: str | None = None  # of encoders whose files do not say it
     head: tuple[str, ...] = ()  # NAME=FILE each: heads of classifiers
@@ -72,6 +76,8 @@ class ServeSettings:
     support_tracker: str | None = None
     support_store: str | None = None
     audit_log: str | None = None
+    audit_log_mb: int = 64  # of one file; then it is put aside
+    audit_log_files: int = 9  # that were put aside
     log_format: str = "text"
     log_level: str = "info"
 
@@ -86,6 +92,11 @@ class ServeSettings:
     def deadline_ms(self) -> float | None:
         """Return the deadline of requests that name none, in milliseconds."""
         return None if self.deadline_s is None else self.deadline_s * 1e3
+
+    @property
+    def has_keys(self) -> bool:
+        """Return whether clients need a key."""
+        return self.api_key_file is not None or self.tenants is not None
 
     @property
     def tls(self) -> Tls | None:
@@ -113,10 +124,12 @@ class ServeSettings:
         """Return these settings. Raises `RequestError` for settings that do not go together."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise RequestError("--tls-cert and --tls-key go together: give both or neither")
-        if not (is_loopback(self.host) or self.api_key_file or self.insecure):
+        if self.api_key_file and self.tenants:
+            raise RequestError("--tenants takes the place of --api-key-file: give one of them")
+        if not (is_loopback(self.host) or self.has_keys or self.insecure):
             raise RequestError(
-                f"on {self.host} other machines could use this server without a key. Give "
-                "--api-key-file (miaotui key NAME makes one), or --insecure if that is meant"
+                f"on {self.host} other machines could use this server without a key. Give --api-key-file "
+                "(miaotui key NAME makes one), --tenants (miaotui tenant add NAME), or --insecure if that is meant"
             )
         if not 1 <= len(self.named_models) <= MAX_MODELS:
             raise RequestError(f"a server has 1 to {MAX_MODELS} models, not {len(self.models)}")

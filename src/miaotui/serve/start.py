@@ -31,6 +31,7 @@ from miaotui.retrieval.answers.calibrate import NearRule, calibrate, read_pairs
 from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
 from miaotui.retrieval.index.index import Index
 from miaotui.schedule.promises.admission import AdmissionLimits
+from miaotui.sealing.master_keys import MasterKeys
 from miaotui.serve import LOG
 from miaotui.serve.adapters import load_adapters
 from miaotui.serve.app import create_app
@@ -39,7 +40,7 @@ from miaotui.serve.documents.meaning import MeaningService
 from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import run_server
 from miaotui.serve.middleware.access import Access, AccessPolicy
-from miaotui.serve.middleware.keys import Keyring
+from miaotui.serve.middleware.keys import Keyring, read_callers
 from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.machine import memory_limit_bytes
@@ -50,6 +51,7 @@ from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.speech.models import RunningRecogniser, SpeechModels
 from miaotui.serve.tasks.heads import open_heads
+from miaotui.serve.tenants.tenant_file import read_callers as read_tenant_callers
 
 ENCODER_SHARE = 0.5  # of the memory that this process may hold, for weights of encoders
 MADE_PAIRS = "made"  # instead of a file of labelled pairs
@@ -88,10 +90,13 @@ def open_services(
     speech: Mapping[str, RunningRecogniser] | None = None,
 ) -> Services:
     """Make all parts of a server. Call it in the event loop. Raises a `MiaotuiError` for unusable files."""
+    MasterKeys.from_env()  # a wrong one is known now, not when an index is opened
     registry = EncoderRegistry(encoders, encoder_budget_bytes(settings), chat_names=loops.keys)
     targets, recognisers = Seq2SeqModels(seq2seq), SpeechModels(speech)
     models = ServedModels(encoder_names=registry.keys, seq2seq_names=targets.keys, speech_names=recognisers.keys)
-    audit = None if settings.audit_log is None else AuditLog(Path(settings.audit_log))
+    audit = None
+    if settings.audit_log is not None:
+        audit = AuditLog(Path(settings.audit_log), settings.audit_log_mb << 20, settings.audit_log_files)
     operations = Operations(
         models, encoders=registry, seq2seq=targets, speech=recognisers, audit=audit, traces=open_traces()
     )
@@ -113,7 +118,7 @@ def open_services(
     operations.gauges.read_limit_bytes_per_s = _read_limit_bytes_per_s(loops.values())
     running: list[ModelLoop | Seq2SeqLoop] = [*loops.values(), *(seq2seq or {}).values()]
     meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in running))
-    return Services(
+    services = Services(
         models=models,
         settings=settings,
         operations=operations,
@@ -125,6 +130,8 @@ def open_services(
         support=open_support(settings, models, response_cache, meaning),
         meaning=meaning,
     )
+    operations.gone_listeners.append(services.forget)
+    return services
 
 
 def _taken(*others: Iterable[str] | ServedModels) -> list[str]:
@@ -149,9 +156,7 @@ def encoder_budget_bytes(settings: ServeSettings) -> int | None:
 
 def layers_for(settings: ServeSettings, operations: Operations) -> list[Middleware]:
     """Return the layers around the routes, outermost first."""
-    keyring = None
-    if settings.api_key_file is not None:
-        keyring = Keyring(Path(settings.api_key_file), share_prefix=settings.share_prefix, on_error=LOG.error)
+    keyring = open_keyring(settings, operations)
     hosts = {host.lower().rstrip(".") for host in (settings.host, *settings.allowed_host)}
     origins = frozenset(origin.lower() for origin in settings.cors_origin)
     policy = AccessPolicy(frozenset(hosts), origins, open_paths() if settings.console else frozenset())
@@ -164,6 +169,21 @@ def layers_for(settings: ServeSettings, operations: Operations) -> list[Middlewa
         closed=operations.closed,
     )
     return [access]
+
+
+def open_keyring(settings: ServeSettings, operations: Operations) -> Keyring | None:
+    """Open the file of keys or of tenants; None where no keys are needed. Raises `RequestError`."""
+    path = settings.tenants or settings.api_key_file
+    if path is None:
+        return None
+    operations.keyring = Keyring(
+        Path(path),
+        read=read_tenant_callers if settings.tenants else read_callers,
+        share_prefix=settings.share_prefix,
+        on_error=LOG.error,
+        on_gone=operations.caller_gone,
+    )
+    return operations.keyring
 
 
 def open_response_cache(settings: ServeSettings) -> AnswerCache | None:

@@ -1,22 +1,22 @@
 """Several models behind one name: the best one that keeps a request's deadline answers, never one below its floor.
 
 Owns the order in which tiers are tried, and which of them a request may have. Knows no route. Invariants: tiers have
-one tokenizer and one vocabulary, so that a prompt is the same tokens for each; a refusal is counted once, by the last
-tier that was tried.
+one tokenizer and one vocabulary, so that a prompt is the same tokens for each; a refusal is counted once, by the tier
+whose refusal the client gets; a request that may be late or shortened is refused only where no allowed tier takes it.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.model_loop import ModelLoop
 from miaotui.engine.request import Request, RequestOptions
-from miaotui.errors import MiaotuiError, RefusedError, RequestError
+from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.optimize.card import read_card
-from miaotui.optimize.source import file_digest
+from miaotui.optimize.origin import model_digest
 from miaotui.serve.middleware.access import PROBING
 from miaotui.serve.wire.fields import Quality
 from miaotui.served_model import RequestArguments, ServedModel
@@ -67,12 +67,15 @@ class TieredModel:
 
     def __init__(self, name: str, allowed: Sequence[ServedModel]) -> None:
         self.name, self._allowed, self._chosen = name, allowed, allowed[0]
-        self._has_chosen = False
+        self._lowest = 0  # of the tiers that took a part of the request
 
     @property
     def tier(self) -> str | None:
-        """Return the name of the model that answers; None before a submission."""
-        return self._chosen.name if self._has_chosen else None
+        """Return the name of the model that answers: the lowest one, if a request of several parts had several.
+
+        Before a submission it is the first tier's: an answer that is kept for this request is that tier's.
+        """
+        return self._allowed[self._lowest].name
 
     @property
     def created_s(self) -> int:
@@ -86,8 +89,8 @@ class TieredModel:
 
     @property
     def identity(self) -> str:
-        """Return a digest of all tiers that may answer."""
-        return hashlib.sha256(" ".join(each.identity for each in self._allowed).encode()).hexdigest()
+        """Return that of the tier that answers; before a submission the first one's."""
+        return self._chosen.identity
 
     @property
     def context(self) -> int:
@@ -126,23 +129,28 @@ class TieredModel:
     def submit_all(self, submissions: Iterable[RequestArguments]) -> list[Request]:
         """Submit requests that belong together to the best tier that keeps their deadlines.
 
-        What every tier refuses is the last one's to refuse, to shorten, or to answer late. Raises `RefusedError`.
+        What every tier refuses is the last one's to refuse, to shorten, or to answer late. If that one takes nothing
+        on now, what may be late goes to the lowest tier that does. Raises `RefusedError`.
         """
         wanted = list(submissions)
         strict = [(prompt, params, _refusing(options)) for prompt, params, options in wanted]
         for each in self._allowed[:-1]:
-            trying = PROBING.set(True)  # a refusal that leads to another tier is none of the server's
-            try:
+            with contextlib.suppress(RefusedError), probing():
                 return self._taken(each, each.submit_all(strict))
-            except RefusedError:
-                continue
-            finally:
-                PROBING.reset(trying)
         last = self._allowed[-1]
+        may_be_late = any(before[2] is not after[2] for before, after in zip(wanted, strict, strict=True))
+        for each in reversed(self._allowed if may_be_late else ()):
+            try:
+                with probing():
+                    return self._taken(each, each.submit_all(wanted))
+            except OverloadedError:
+                continue
+            except RefusedError:
+                break
         return self._taken(last, last.submit_all(wanted))
 
     def _taken(self, model: ServedModel, requests: list[Request]) -> list[Request]:
-        self._chosen, self._has_chosen = model, True
+        self._chosen, self._lowest = model, max(self._lowest, self._allowed.index(model))
         return requests
 
     def pieces(self, request: Request) -> AsyncGenerator[Delta, None]:
@@ -198,6 +206,16 @@ def require_one_tokenizer(option: str, name: str, models: Sequence[ServedModel])
             raise RequestError(f"{option} {name}: {each.name} has another tokenizer than {first.name}")
 
 
+@contextlib.contextmanager
+def probing() -> Iterator[None]:
+    """Leave refusals uncounted meanwhile: one that leads to another tier is none of the server's."""
+    token = PROBING.set(True)
+    try:
+        yield
+    finally:
+        PROBING.reset(token)
+
+
 def _refusing(options: RequestOptions) -> RequestOptions:
     if options.deadline is None or options.deadline.on_late == "refuse":
         return options
@@ -208,7 +226,7 @@ def _loss(model: ServedModel, first: ServedModel) -> float | None:
     """Return what the report card beside a model's file says that it lost against the first tier's file; else None."""
     try:
         card = read_card(model.loop.model.path)
-        is_of_first = card.source["sha256"] == file_digest(first.loop.model.path)
+        is_of_first = card.source["sha256"] == model_digest(first.loop.model.path)
         return float(card.quality["mean_kl"]) if is_of_first else None
     except (MiaotuiError, KeyError, TypeError, ValueError):
         return None

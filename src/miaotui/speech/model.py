@@ -1,7 +1,7 @@
 """The Python entry of speech recognition: `load_speech`, then `SpeechModel.transcribe`.
 
 Owns the calls and the deadline of a recording: it counts the windows that are left. `speech.windows` says what is heard
-next, `SpeechLoop` computes it. Invariant: when a call returns or raises, or a stream is closed, its work has ended.
+next, a `HearingLoop` computes it. Invariant: when a call returns or raises, or a stream is closed, its work has ended.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from miaotui.backends.build_seq2seq import Seq2SeqOptions
 from miaotui.closing import Closing, LoopHolder
-from miaotui.engine.seq2seq.job import TargetJob
-from miaotui.engine.speech.loaded import LoadedSpeech, SpeechLoop
+from miaotui.engine.jobs.job import PromisedJob
+from miaotui.engine.speech.loaded import HearingLoop, SpeechText
 from miaotui.engine.speech.window import HeardWindow
 from miaotui.errors import DeadlineUnattainableError, RequestError
 from miaotui.runtime import open_speech_model
@@ -48,11 +48,11 @@ def load_speech(
     return SpeechModel(open_speech_model(model, options, progress=progress), owns_loop=True)
 
 
-class SpeechFacade(LoopHolder[SpeechLoop]):
+class SpeechFacade(LoopHolder[HearingLoop]):
     """A `Recogniser` over one loop: base of `SpeechModel` and `AsyncSpeechModel`."""
 
     @property
-    def model(self) -> LoadedSpeech:
+    def model(self) -> SpeechText:
         """Return the model's parts. Raises `EngineError` when the model is closed."""
         return self.loop.model
 
@@ -81,7 +81,7 @@ class SpeechFacade(LoopHolder[SpeechLoop]):
 
     def work_s(self, duration_s: float, options: TranscriptionOptions) -> float:
         """Return the seconds that it would take if nothing else were computed."""
-        return self.loop.sound_s(duration_s, options.beam_size)
+        return self.loop.sound.sound_s(duration_s, options.beam_size)
 
     def require_time(self, duration_s: float, options: TranscriptionOptions) -> None:
         """Raise `DeadlineUnattainableError`, which says what would fit, for a recording that would take too long."""
@@ -126,13 +126,13 @@ class SpeechModel(Closing, SpeechFacade):
 class WindowSegments:
     """The segments of a recording, window by window: a `SegmentStream`."""
 
-    def __init__(self, loop: SpeechLoop, windows: RecordingWindows, options: TranscriptionOptions) -> None:
+    def __init__(self, loop: HearingLoop, windows: RecordingWindows, options: TranscriptionOptions) -> None:
         self._loop, self._windows, self._limit_s = loop, windows, options.deadline_s
         self._beams = options.beam_size
         self._start_s = time.perf_counter()
         self._alone: tuple[float, float] | None = None  # when a window began by itself, and its seconds of sound
         self._ready: deque[Segment] = deque()
-        self._job: TargetJob | None = None
+        self._job: PromisedJob | None = None
         self._is_closed = False
 
     @property
@@ -156,7 +156,7 @@ class WindowSegments:
                 job.cancel()
         return self._ready.popleft()
 
-    def submit(self) -> TargetJob | None:
+    def submit(self) -> PromisedJob | None:
         """Submit the next window; None at the end. Raises `OverloadedError`."""
         start_s, is_alone = time.perf_counter(), not self._loop.in_flight
         request = None if self._is_closed else self._windows.next_window()
@@ -166,15 +166,15 @@ class WindowSegments:
         self._job = self._loop.submit([(request.frames, request.settings)], self._deadline())
         return self._job
 
-    def take(self, job: TargetJob) -> None:
+    def take(self, job: PromisedJob) -> None:
         """Wait for a window and keep its segments. Raises what it failed with."""
         (found,) = job.future.result()
         heard = found.details
         assert isinstance(heard, HeardWindow)
-        self._loop.learn_sound(heard)
+        self._loop.sound.learn_sound(heard)
         if self._alone is not None:
             start_s, sound_s = self._alone
-            self._loop.learn_time(sound_s, self._beams, time.perf_counter() - start_s)
+            self._loop.sound.learn_time(sound_s, self._beams, time.perf_counter() - start_s)
         self._ready += self._windows.hear(heard)
 
     def close(self) -> None:

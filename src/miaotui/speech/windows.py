@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from miaotui.engine.speech.loaded import LoadedSpeech
+from miaotui.engine.speech.loaded import SpeechText
 from miaotui.engine.speech.segments import WindowCut, cut_window
 from miaotui.engine.speech.window import LADDER, HeardWindow, WindowSettings
 from miaotui.speech.log_mel import FRAMES_A_SECOND, HOP_SAMPLES, Frames, log_mel, window
@@ -30,7 +30,7 @@ class WindowRequest(NamedTuple):
 class RecordingWindows:
     """Windows of one recording. Raises `FieldError` for a language or task that the model lacks."""
 
-    def __init__(self, model: LoadedSpeech, samples: Samples, options: TranscriptionOptions) -> None:
+    def __init__(self, model: SpeechText, samples: Samples, options: TranscriptionOptions) -> None:
         self._model, self._options = model, options
         tokens = model.tokenizer.tokens
         self.language = tokens.language_code(options.language) if options.language else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.seq2seq_backend import TargetAlignment
+from miaotui.engine.speech.window import SpokenAlignment
 from miaotui.speech.transcript import SpokenWord
 from miaotui.text.speech.tokenizer import SpeechTokenizer
 from miaotui.text.speech.tokens import TOKENS_A_SECOND
@@ -39,7 +39,7 @@ class TimedWord:
 
 
 def timed_words(
-    alignment: TargetAlignment, text: Sequence[int], rows: int, tokenizer: SpeechTokenizer, language: str
+    alignment: SpokenAlignment, text: Sequence[int], rows: int, tokenizer: SpeechTokenizer, language: str
 ) -> list[TimedWord]:
     """Return the words of a window's text tokens.
 
@@ -47,13 +47,12 @@ def timed_words(
     """
     if not text or rows < 1:
         return []
-    given = len(alignment.logits) - len(text) - 1
+    given = alignment.scores.shape[1] - len(text) - 1
     starts = token_starts(_smooth(alignment.scores[:, :, :rows])[given - 1 : -1]) / TOKENS_A_SECOND
-    chances = _chances(alignment.logits[given - 1 : given - 1 + len(text), : tokenizer.tokens.end], text)
     words, place = [], 0
     for written, tokens in tokenizer.words(text, language):
         end = place + len(tokens)
-        chance = float(chances[place:end].mean())
+        chance = float(alignment.chances[place:end].mean())
         words.append(TimedWord(written, len(tokens), float(starts[place]), float(starts[end]), chance))
         place = end
     return _joined(_shortened(words))
@@ -118,13 +117,6 @@ def _smooth(scores: Floats) -> Floats:
         shares = np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN_WIDTH, axis=-1), axis=-1)
     mean: Floats = shares.mean(axis=0)
     return mean
-
-
-def _chances(logits: Floats, tokens: Sequence[int]) -> Floats:
-    """Return the probability of each token among those of text."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    chances: Floats = shifted[np.arange(len(tokens)), np.asarray(tokens)] / shifted.sum(axis=-1)
-    return chances
 
 
 def _usual_s(words: Sequence[TimedWord]) -> float:

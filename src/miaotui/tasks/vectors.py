@@ -20,6 +20,7 @@ from miaotui.encoders.prompts import Prefix, prefix_of
 from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.errors import FieldError, RequestError
 from miaotui.tasks.checks import require_text
 from miaotui.text.encoders.layout import EncodedText
@@ -88,8 +89,7 @@ def vector_task(
             read.append(str(error))
     inputs = EncoderInputs([each for each in read if not isinstance(each, str)])
 
-    def reduce(index: int, states: Floats) -> Floats:
-        return model.embedding(states, None, True, inputs.encoded[index].prompt_rows)
+    reading = StateReading("embedding", normalize=True, prompt_rows=[each.prompt_rows for each in inputs.encoded])
 
     def finish(found: list[Any]) -> TextVectors:
         values = np.zeros((len(read), model.width), np.float32)
@@ -99,7 +99,7 @@ def vector_task(
         errors = tuple(each if isinstance(each, str) else None for each in read)
         return TextVectors(values, errors, tuple(0 if isinstance(each, str) else each.dropped for each in read))
 
-    return EncodeTask(inputs.rows, Reduction("embed", reduce), finish, inputs.dropped)
+    return EncodeTask(inputs.rows, Reduction.of(model, "embed", reading), finish, inputs.dropped)
 
 
 def embed_texts(

@@ -29,6 +29,7 @@ HEAD_ROWS = 512  # positions whose logits are in memory at a time
 COMPUTED = frozenset(
     {"architecture", "vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_size"}
     | {"context_length", "norm", "norm_eps", "norm_bias", "activation", "rope", "local_rope", "rope_layers", "windows"}
+    | {"long_context"}
     | {"attention_scale", "attention_softcap", "logit_softcap", "embedding_scale", "alibi", "qkv_bias", "o_bias"}
     | {"qk_norm", "rotated_qk_norm", "joint_qk_norm", "pre_norms", "post_norms", "parallel", "gated", "ffn_bias"}
     | {"head_bias", "tied_head"}

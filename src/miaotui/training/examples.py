@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from miaotui.errors import RequestError, TemplateError
 from miaotui.text.chat import ChatEncoder
-from miaotui.training.texts import text_lines
+from miaotui.training.texts import numbered_lines
 
 MOST_BYTES = 256 << 20  # of a file
 MOST_LINE = 1 << 20  # characters of a line
@@ -81,7 +81,7 @@ def read_examples(paths: Sequence[Path], chat: ChatEncoder, length: int, vocab_s
     cut = skipped = 0
     for path in paths:
         is_jsonl = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
-        for number, line in enumerate(text_lines(path, MOST_BYTES), 1):
+        for number, line in numbered_lines(path, MOST_BYTES):
             key = hashlib.sha256(line.strip().encode()).hexdigest()
             if key in seen:
                 continue
@@ -144,6 +144,8 @@ def _text(text: str, chat: ChatEncoder) -> tuple[list[int], list[bool]]:
 
 
 def _answer(prompt: str, completion: str, chat: ChatEncoder) -> Iterator[tuple[list[int], list[bool]]]:
+    if not completion:
+        raise RequestError("the completion is empty: the model would learn to say nothing; leave the line out")
     if chat.template.available:
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
         yield from _conversation(messages, chat, None)
@@ -155,9 +157,7 @@ def _answer(prompt: str, completion: str, chat: ChatEncoder) -> Iterator[tuple[l
     yield before + after, [False] * len(before) + [True] * len(after)
 
 
-def _conversation(
-    messages: Sequence[Any], chat: ChatEncoder, tools: Sequence[Mapping[str, Any]] | None
-) -> Iterator[tuple[list[int], list[bool]]]:
+def _conversation(messages: Sequence[Any], chat: ChatEncoder, tools: Any) -> Iterator[tuple[list[int], list[bool]]]:
     """Yield a conversation, all of whose answers are learned; one text for each answer, where a template writes the
     answers before it in another way than when they were given.
     """
@@ -166,6 +166,10 @@ def _conversation(
     ]
     if not turns:
         raise RequestError("no message is an answer (role assistant) to another: there is nothing to learn")
+    if not all(messages[at].get("content") or messages[at].get("tool_calls") for at in turns):
+        raise RequestError("an answer is empty: the model would learn to say nothing; leave the line out")
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(each, dict) for each in tools)):
+        raise RequestError(f"tools must be a list of objects, not {str(tools)[:40]}")
     texts = []
     for at in turns:
         before = chat.encode(messages[:at], tools, add_generation_prompt=True)

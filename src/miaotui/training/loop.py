@@ -40,7 +40,7 @@ class TrainingLoop:
     """One run over ``batches``. `one` takes a step."""
 
     def __init__(self, decoder: TorchDecoder, options: LoopOptions, batches: Batches, worker: Worker) -> None:
-        self.step = 0
+        self.step, self.is_between_steps = 0, True  # False: some weights have moved, and others have not yet
         self._decoder, self._options, self._batches, self._worker = decoder, options, batches, worker
         self._torch, self._weights = decoder.torch, decoder.trained()
         every = list(self._weights.values())
@@ -72,9 +72,10 @@ class TrainingLoop:
         rate = self._options.rate * learning_rate(self.step, self._options.steps, WARM_STEPS, LAST_RATE)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        self.is_between_steps = False
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.step += 1
+        self.step, self.is_between_steps = self.step + 1, True
         return mean
 
     def arrays(self) -> Arrays:

@@ -15,6 +15,14 @@ from miaotui.libraries import need
 
 def text_lines(path: Path, most_bytes: int) -> list[str]:
     """Return the lines of a file in UTF-8 that are not empty. Raises `RequestError` for what is no text."""
+    return [line for _, line in numbered_lines(path, most_bytes)]
+
+
+def numbered_lines(path: Path, most_bytes: int) -> list[tuple[int, str]]:
+    """Return them with their numbers in the file, from 1.
+
+    Only a line feed ends a line (with or without a carriage return): JSON may hold Unicode's other separators.
+    """
     try:
         if path.stat().st_size > most_bytes:
             raise RequestError(f"{path} has more than {most_bytes >> 20} MB: train on a part of it")
@@ -23,7 +31,7 @@ def text_lines(path: Path, most_bytes: int) -> list[str]:
         raise RequestError(f"{path} cannot be read as UTF-8 text ({error}): name a text file") from None
     if "\0" in text:
         raise RequestError(f"{path} holds bytes that no text has: name a text file in UTF-8")
-    return [line for line in text.splitlines() if line.strip()]
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def train_tokenizer(lines: Sequence[str], vocabulary: int, specials: Sequence[str]) -> Any:

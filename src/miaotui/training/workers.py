@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +88,11 @@ def workers(count: int, run: Callable[[Worker, Any], None], job: Any, threads: i
             if any(process.exitcode for process in others):
                 raise RequestError("a process of the training has failed: see its message above")
         except RuntimeError as error:
-            raise RequestError(f"the processes of the training have lost each other ({error}): start again") from error
+            why = str(error).partition("] ")[2].partition(". ")[0] or str(error)  # without the place in torch's source
+            raise RequestError(
+                f"a process of the training was lost ({why[:200]}): give the same command again, and it goes "
+                "on from the last checkpoint"
+            ) from error
         finally:
             for process in others:
                 process.kill()
@@ -95,6 +100,7 @@ def workers(count: int, run: Callable[[Worker, Any], None], job: Any, threads: i
 
 
 def _work(run: Callable[[Worker, Any], None], job: Any, worker: Worker, store: str, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends the others
     with _group(worker, Path(store), threads) as here:
         run(here, job)
 

@@ -238,6 +238,8 @@ def test_wrong_calls_are_refused(model: MaskedLM, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no mask"):
         model.restore([1, 2, 3])
     with pytest.raises(PromptTooLongError, match="context"):
+        model.restore([model.masked.mask_id] * 10_000)
+    with pytest.raises(PromptTooLongError, match="context"):
         model.generate("a", DecodeOptions(10_000))
     with pytest.raises(RequestError, match="token ids"):
         model.generate([1, 5000])

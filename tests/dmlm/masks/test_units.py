@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,23 @@ def test_longest_collocation_is_joined_first() -> None:
     known = Collocations(frozenset({("new", "york"), ("new", "york", "times")}))
     merged = known.merged(text, word_spans(text))
     assert [text[start:end] for start, end in merged] == ["the", "New York Times", "in", "New York"]
+
+
+class CountedNgrams(frozenset[tuple[str, ...]]):
+    """Set that counts how often all of it is walked through."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        type(self).walks += 1
+        return super().__iter__()
+
+
+def test_ngrams_are_walked_through_once_and_not_for_each_word() -> None:
+    text = "the New York Times in New York " * 30
+    known = Collocations(CountedNgrams({("new", "york"), ("new", "york", "times")}))
+    assert len(known.merged(text, word_spans(text))) == 30 * 4
+    assert CountedNgrams.walks <= 1
 
 
 def test_too_large_a_corpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

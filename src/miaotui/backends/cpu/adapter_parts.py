@@ -7,9 +7,10 @@ Invariant: rows without an adapter get the same bits as in a pass without these 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from miaotui.backends.cpu.adapters import AdapterSpace
+from miaotui.backends.cpu.adapters import EXPERT_PARTS, AdapterSpace
 from miaotui.backends.cpu.operations import OperationTable, source_fields, target_fields
 from miaotui.backends.cpu.workspace import Quantized, Rows
 from miaotui.kernels.adapters import fields as ad
@@ -19,6 +20,7 @@ from miaotui.kernels.runtime import ops
 
 KERNELS = "adapters.low_rank:"
 PROJECT = KERNELS + "project"
+PROJECT_ROUTES = "adapters.routes:project_routes"
 
 
 class AdapterParts(NamedTuple):
@@ -69,3 +71,26 @@ class AdapterParts(NamedTuple):
             ad.HIDDEN_STRIDE: self.space.hidden.stride,
             ad.IS_GATHERED: int(self.rows == ops.RUN_LOGIT_ROWS),
         }
+
+
+class ExpertPairs(NamedTuple):
+    """The operations around the products of experts; ``number`` is that of the first one (see `expert_operation`)."""
+
+    operations: OperationTable
+    space: AdapterSpace
+    number: int
+
+    def project(self, fields: Mapping[int, int], inputs: int, *parts: str) -> dict[int, int]:
+        """Append the first thin matrices of the routes of a product; return the fields by which it adds the second.
+
+        ``fields`` say where the product finds its inputs and routes.
+        """
+        first = ad.MOST_PARTS * self.number + EXPERT_PARTS.index(parts[0])
+        own = {
+            ad.EXPERT_PAIRS: 8 * ad.PART_FIELDS * first,
+            ad.EXPERT_HIDDEN: self.space.routes.address,
+            ad.EXPERT_HIDDEN_STRIDE: self.space.routes.stride,
+        }
+        before = {lin.GROUPS: inputs // 32, ad.DOWN_STRIDE: tile_stride(Format.Q8, inputs)}
+        self.operations.add(PROJECT_ROUTES, {**fields, **own, **before, ad.EXPERT_PARTS: len(parts)})
+        return own

@@ -29,8 +29,11 @@ OPERATIONS = {  # of a layer, with parts
     "o": ("o",),
     "up": ("gate", "up"),
     "down": ("down",),
-    "router": ("router",),
+    "router": ("router", "shared_router"),
+    "latent": ("q_a", "kv_a", "k_rope"),
+    "kv": ("k", "v"),  # of latent attention, whose queries alone are those of "qkv"
 }
+EXPERT_PARTS = ("gate", "up", "down")  # of each expert, in the order of their records
 _MOST_CODE = 127
 
 
@@ -70,6 +73,8 @@ class AdapterSpace:
     def __init__(self, config: ModelConfig, max_rows: int) -> None:
         self.hidden = float_rows(max_rows, ad.MOST_PARTS * ad.PART_VALUES)
         self.wide = float_rows(max_rows, config.ffn_size * (2 if config.gated else 1))
+        routes = max_rows * config.experts.chosen if config.experts is not None else 1
+        self.routes = float_rows(routes, 2 * ad.PART_VALUES)  # gate and up, then down
 
 
 class PackedAdapter:
@@ -101,14 +106,14 @@ class PackedAdapter:
 
 def packed_size(config: ModelConfig, pairs: Mapping[str, LowRankPair]) -> int:
     """Return the bytes of packed pairs. Raises `UnsupportedModelError` for a matrix that no kernel can change."""
-    require_per_request(pairs, config)
+    require_per_request(pairs)
     sizes = [size_of(config, name, pair) for name, pair in pairs.items()]
     return sum(size.down_bytes + size.up_bytes for size in sizes)
 
 
 def n_operations(config: ModelConfig) -> int:
-    """Return the number of operations that an adapter may change: those of the layers, then the head."""
-    return len(OPERATIONS) * config.n_layers + 1
+    """Return the number of operations that an adapter may change: those of the layers, the head, then the experts."""
+    return expert_operation(config, config.n_layers, 0)
 
 
 def operation_of(config: ModelConfig, layer: int | None, name: str = "") -> int:
@@ -118,11 +123,24 @@ def operation_of(config: ModelConfig, layer: int | None, name: str = "") -> int:
     return len(OPERATIONS) * layer + list(OPERATIONS).index(name)
 
 
+def expert_operation(config: ModelConfig, layer: int, expert: int) -> int:
+    """Return the number of an expert's operation; the shared one comes after the others of its layer."""
+    each = 0 if config.experts is None else config.experts.count + 1
+    return operation_of(config, None) + 1 + layer * each + expert
+
+
 def place_of(config: ModelConfig, name: str) -> PairPlace:
     """Return the place of the matrix ``name``, one of `PER_REQUEST`."""
     if name == "head":
         return PairPlace(operation_of(config, None), 0)
-    _, layer, matrix = name.split(".")
+    _, layer, matrix, *expert = name.split(".")
+    kind, _, side = matrix.rpartition("_")
+    if kind and side in EXPERT_PARTS:
+        assert config.experts is not None, "its names are those of the model"
+        number = int(expert[0]) if expert else config.experts.count
+        return PairPlace(expert_operation(config, int(layer), number), EXPERT_PARTS.index(side))
+    if matrix in OPERATIONS["kv"] and config.latent is not None:
+        return PairPlace(operation_of(config, int(layer), "kv"), OPERATIONS["kv"].index(matrix))
     operation = next(each for each, parts in OPERATIONS.items() if matrix in parts)
     part = 0 if operation == "up" and not config.gated else OPERATIONS[operation].index(matrix)
     return PairPlace(operation_of(config, int(layer), operation), part)
@@ -133,7 +151,8 @@ def size_of(config: ModelConfig, name: str, pair: LowRankPair) -> PairSize:
     outputs, matrix = len(pair.up), name.rpartition(".")[2]
     if matrix in ("q", "k", "v"):
         heads = HeadLayout(config.at(int(name.split(".")[1])))
-        outputs = outputs // heads.config.head_dim * heads.dim
+        number = heads.config.n_heads if matrix == "q" or config.latent is not None else heads.config.n_kv_heads
+        outputs = number * heads.dim
     return PairSize(pair.rank, pair.down.shape[1], padded_rows(outputs))
 
 

@@ -49,7 +49,7 @@ from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
 from miaotui.kernels.sampling.draw_fields import NUMBERS, scratch_fields
 from miaotui.model.adapters.adapter import LowRankPair
-from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, path_for
+from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, note_unused, path_for
 from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan
 from miaotui.types import Progress
 
@@ -130,8 +130,7 @@ class Runner:
         run[ops.RUN_ASK] = 0 if masks is None else self._ask_address
         self._masks = masks
         start_s = time.perf_counter()
-        beside = None if self._draft_run is None else self._draft_run.run
-        self.team.run(program.address, program.count, self._run, passes, beside=beside)
+        self._compute(program, chunks, choices, passes)
         self.last_s = time.perf_counter() - start_s
         run[ops.RUN_HALT] = 0
         self.done = run[ops.RUN_DONE] if passes > 1 else 1
@@ -139,6 +138,11 @@ class Runner:
             fault, self._fault = self._fault, None
             raise fault
         return self._logits[:wanted]
+
+    def _compute(self, program: Program, chunks: Sequence[Chunk], choices: Sequence[int], passes: int) -> None:
+        """Run the operations; the tables are filled."""
+        beside = None if self._draft_run is None else self._draft_run.run
+        self.team.run(program.address, program.count, self._run, passes, beside=beside)
 
     def run_drafting(
         self,
@@ -340,12 +344,16 @@ class CpuBackend:
         self.runner.remove_adapter(number)
 
     def find_draft_head(self, settings: Settings) -> CpuDraftHead | None:
-        """Return the draft head that was trained for these weights; None: there is none, or none that could be.
+        """Return the draft head that was trained for these weights; None: there is none, or the model takes none.
 
-        Raises `ModelFormatError` for a file that is no head.
+        A head that lies there for such a model is named in one line of the log. Raises `ModelFormatError` for a file
+        that is no head.
         """
         path = path_for(self.weights, settings.folder(FOLDER_NAME))
-        if path is None or not self._config.has_one_stream:
+        if path is None:
+            return None
+        if not self._config.has_one_stream:
+            note_unused(path, self._config.architecture)
             return None
         store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
         head = load_head(path, self.weights, self._config.tied_head, store)

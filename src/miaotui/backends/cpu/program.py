@@ -11,11 +11,13 @@ makes no kernel reach beyond its buffers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
-from miaotui.backends.cpu.adapter_parts import AdapterParts
-from miaotui.backends.cpu.adapters import AdapterSpace, operation_of
+from miaotui.backends.cpu.adapter_parts import AdapterParts, ExpertPairs
+from miaotui.backends.cpu.adapters import AdapterSpace, expert_operation, operation_of
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.layers.attention import AttentionParts
 from miaotui.backends.cpu.layers.ends import EndParts
@@ -40,9 +42,21 @@ _GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
 _ACTIVATED = {"silu": lin.SILU, "gelu_tanh": lin.GELU}
 
 
+NO_TAPS: Mapping[int, Rows] = MappingProxyType({})
+
+
+class PassPart(NamedTuple):
+    """Operations of a pass that one program has: of some layers, with the ends of a pass or without."""
+
+    layers: range
+    has_embedding: bool = False  # else the states of rows lie in the first buffer of the residual stream
+    has_head: bool = False
+    taps: Mapping[int, Rows] = NO_TAPS  # by layer: where the states before it are copied to
+
+
 class Program:
-    """The operations of one model's pass. ``table`` is int64 ``[operations, 32]``; weights and
-    buffers must outlive it.
+    """The operations of one model's pass, or of a ``part`` of it. ``table`` is int64 ``[operations, 32]``; weights and
+    buffers must outlive it. ``left`` is the buffer with the states after its last layer.
     """
 
     def __init__(
@@ -54,17 +68,18 @@ class Program:
         rotations: Mapping[int, RotationTable],
         *,
         progress: Progress | None = None,
-        taps: Mapping[int, Rows] | None = None,
         adapters: AdapterSpace | None = None,
+        part: PassPart | None = None,
     ) -> None:
+        self.part = part or PassPart(range(config.n_layers), has_embedding=True, has_head=True)
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
-        self.rotations, self.taps, self.adapters = rotations, taps or {}, adapters
+        self.rotations, self.adapters = rotations, adapters
         self._operations = OperationTable()
         self._attention_parts = AttentionParts(config, weights, workspace, pages, rotations)
         self._norms = NormParts(self._operations, config, weights)
         self._ends = EndParts(self._operations, config, weights, workspace)
         self._state = StateParts(self._operations, config, weights, workspace, self._norms.vector, self._norms.kept)
-        self._build()
+        self.left = self._build()
         # all at once: kernels that are not there are compiled side by side
         compiled.prepare([*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress)
         self.table = self._operations.link()
@@ -77,7 +92,7 @@ class Program:
         rows that have adapters.
         """
         parts = self.config, self.weights, self.workspace, self.pages, self.rotations
-        return Program(*parts, progress=progress, taps=taps, adapters=adapters)
+        return Program(*parts, progress=progress, adapters=adapters, part=self.part._replace(taps=taps))
 
     @property
     def kernels(self) -> list[str]:
@@ -86,19 +101,23 @@ class Program:
 
     # the order of a pass -------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
+    def _build(self) -> Rows:
         stream, streams = self.workspace.residual[0], self.workspace.streams
-        self._ends.embed(stream)
-        if self.config.state_size > self.config.hidden_size:
-            self._state.begin(stream)
-        for layer in range(self.config.n_layers):
+        if self.part.has_embedding:
+            self._ends.embed(stream)
+            if self.config.state_size > self.config.hidden_size:
+                self._state.begin(stream)
+        for layer in self.part.layers:
             self._tap(layer, stream)
             stream = self._layer(layer, stream)
-        self._tap(self.config.n_layers, stream)
+        self._tap(self.part.layers.stop, stream)
+        if not self.part.has_head:
+            return stream
         if streams is None:
             self._head(stream)
         else:
             self._head(self._state.merge(streams), gather=0)
+        return stream
 
     def _layer(self, layer: int, stream: Rows) -> Rows:
         """Add one layer; return the buffer that holds the residual stream behind it."""
@@ -154,10 +173,13 @@ class Program:
     def _mixture(self, layer: int, out: Rows, experts: ExpertsConfig) -> None:
         """Add the results of each row's experts to ``out``; their inputs are there."""
         prefix = f"layers.{layer}."
-        pairs = self._pairs(operation_of(self.config, layer, "router"), padded_rows(experts.count) // UNIT_ROWS)
+        units = padded_rows(experts.count) // UNIT_ROWS, *[1] * experts.shared_gate
+        pairs, expert_pairs = self._pairs(operation_of(self.config, layer, "router"), *units), None
+        if self.adapters is not None:
+            expert_pairs = ExpertPairs(self._operations, self.adapters, expert_operation(self.config, layer, 0))
         parts = MixtureParts(self._operations, self.weights, self._mixture_space, self.workspace.normed, out)
         mode = lin.GATED_CLAMPED if experts.clamped else _GATED[self.config.activation]
-        parts.add(prefix, experts, mode, lambda name: self._norms.vector(name, 0), pairs)
+        parts.add(prefix, experts, mode, lambda name: self._norms.vector(name, 0), pairs, expert_pairs)
 
     def _both(self, layer: int, stream: Rows, experts: ExpertsConfig, factor: float) -> Rows:
         """Add the end of the usual feed-forward part, the experts beside it, and the norm of both's sum."""
@@ -233,7 +255,11 @@ class Program:
         config, space = self.config, self.workspace
         if space.latent is not None:
             parts = self._operations, config, self.weights, space.latent, space.normed, space.qkv
-            LatentParts(*parts).add(f"layers.{layer}.", self._norms.vector)
+            LatentParts(*parts).add(
+                f"layers.{layer}.",
+                self._norms.vector,
+                lambda name, *units: self._pairs(operation_of(config, layer, name), *units),
+            )
             return
         widths = self._attention_parts.layouts[layer].part_widths
         pairs = self._pairs(operation_of(config, layer, "qkv"), *(width // UNIT_ROWS for width in widths))
@@ -352,5 +378,5 @@ class Program:
         return self._attention_parts.kernel, {**self._attention_parts.fields(layer), att.QUERY_NORM: 0}
 
     def _tap(self, layer: int, stream: Rows) -> None:
-        if layer in self.taps:
-            self._ends.tap(stream, self.taps[layer])
+        if layer in self.part.taps:
+            self._ends.tap(stream, self.part.taps[layer])

@@ -188,22 +188,22 @@ class PageHeads:
 
 
 class KvPages:
-    """Keys and values of every layer: ``n_pages`` pages of 16 tokens. Fresh pages are zero; memory
-    is taken when touched.
+    """Keys and values of every layer, or of some ``layers``: ``n_pages`` pages of 16 tokens. Fresh pages are zero;
+    memory is taken when touched.
 
     All layers of a page lie together, in huge pages of the operating system where it has them: what
     a short text touches is dense, and a pass needs few address translations.
     """
 
-    def __init__(self, config: ModelConfig, n_pages: int, kind: KvKind) -> None:
+    def __init__(self, config: ModelConfig, n_pages: int, kind: KvKind, layers: range | None = None) -> None:
         self.kind, self.n_pages = kind, n_pages
         self._heads: dict[int, PageHeads] = {}
-        first = 0
-        for layer in filter(config.has_keys, range(config.n_layers)):
+        first, layers = 0, range(config.n_layers) if layers is None else layers
+        for layer in filter(config.has_keys, layers):
             heads = PageHeads(HeadLayout(config.at(layer)), kind, first)
             self._heads[layer] = heads
             first += heads.n_heads * heads.head_bytes
-        for layer in range(config.n_layers):
+        for layer in layers:
             self._heads[layer] = self._heads[config.kv_layer(layer)]
         self.page_bytes = first
         self._data = huge_bytes(n_pages * self.page_bytes)
@@ -235,9 +235,10 @@ class KvPages:
         return np.ascontiguousarray(np.stack(both, 1))
 
     @staticmethod
-    def bytes_per_token(config: ModelConfig, kind: KvKind) -> int:
-        """Return the bytes of one token's keys and values in all layers."""
-        own = [config.at(layer) for layer in range(config.n_layers) if config.has_keys(layer)]
+    def bytes_per_token(config: ModelConfig, kind: KvKind, layers: range | None = None) -> int:
+        """Return the bytes of one token's keys and values in all layers, or in ``layers``."""
+        layers = range(config.n_layers) if layers is None else layers
+        own = [config.at(layer) for layer in layers if config.has_keys(layer)]
         dims = [(heads.n_kv_heads, HeadLayout(heads).dim) for heads in own]
         return sum(2 * count * (2 * dim if kind == "f16" else dim + 4) for count, dim in dims)
 

@@ -174,7 +174,7 @@ class ReferenceBackend(NoDraftHead):
 
     def add_adapter(self, number: int, pairs: Mapping[str, LowRankPair], progress: Progress | None = None) -> None:
         """Let chunks name a low-rank adapter, which is used as it is (see `Backend.add_adapter`)."""
-        require_per_request(pairs, self._oracle.config)
+        require_per_request(pairs)
         require_room(0, sum(pair.down.nbytes + pair.up.nbytes for pair in pairs.values()), read_host().memory_bytes)
         self._adapted[number] = self._oracle.with_adapter(pairs)
 

@@ -29,7 +29,7 @@ def build(path: Path, options: EngineOptions) -> Built:
     Raises `RequestError` for options that this backend lacks and when there is no memory.
     """
     with open_model(path) as files:
-        return assemble(files.config, files.tensors, options)
+        return assemble(files.config.for_context(options.context), files.tensors, options)
 
 
 def assemble(

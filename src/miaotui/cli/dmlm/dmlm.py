@@ -43,6 +43,7 @@ def dmlm(parsed: argparse.Namespace) -> int:
 
 
 def _train(parsed: argparse.Namespace, words: list[str]) -> None:
+    from miaotui.dmlm.train.bigram import bigram_nats
     from miaotui.dmlm.train.checkpoint import export, read_checkpoint, write_checkpoint
     from miaotui.dmlm.train.spans import SpanTrainer, export_spans
     from miaotui.dmlm.train.texts import SENTINELS, load_tokenizer_text, read_corpus
@@ -77,7 +78,11 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     if recipe.decoder_layers:
         print(f"held-out loss: {bound:.4f} nats a token of masked spans")
         return
-    print(f"held-out bound: {bound:.4f} nats a token, perplexity at most {math.exp(bound):.2f}")
+    bigram = bigram_nats(corpus)
+    print(
+        f"held-out bound: {bound:.4f} nats a token, perplexity at most {math.exp(bound):.2f}; "
+        f"a bigram model of the same texts: {bigram:.4f} nats, perplexity {math.exp(bigram):.2f}"
+    )
 
 
 def _recipe(parsed: argparse.Namespace, kept: TrainRecipe | None) -> TrainRecipe:

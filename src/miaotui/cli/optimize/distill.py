@@ -22,15 +22,19 @@ def distill(parsed: argparse.Namespace) -> int:
     from miaotui.hub.resolve import resolve
     from miaotui.optimize.distillation.learned import LearnedStudent
     from miaotui.optimize.distillation.recipe import DistilRecipe
+    from miaotui.optimize.folder_copy import as_gguf
 
     recipe = DistilRecipe(**{name: getattr(parsed, name) for name in RECIPE if hasattr(parsed, name)})
     texts, test = (
         Path(getattr(parsed, name)).expanduser() if hasattr(parsed, name) else None for name in ("texts", "test")
     )
     with ProgressBars() as progress:
-        teacher, student = (resolve(name, progress=progress) for name in (parsed.teacher, parsed.words[0]))
+        settings = Settings.from_env()
+        teacher, student = (
+            as_gguf(resolve(name, progress=progress), settings, progress) for name in (parsed.teacher, parsed.words[0])
+        )
         out = Path(parsed.out).expanduser()
-        job = LearnedStudent(teacher, student, out, recipe, texts, test, Settings.from_env(), progress)
+        job = LearnedStudent(teacher, student, out, recipe, texts, test, settings, progress)
         card = job.run()
     if getattr(parsed, "json", False):
         print(json.dumps(asdict(card), indent=1, ensure_ascii=False))

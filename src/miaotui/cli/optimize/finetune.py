@@ -55,9 +55,9 @@ def finetune(parsed: argparse.Namespace) -> int:
 
 def show_measured(measured: Mapping[str, Any]) -> None:
     """Print what a run has learned and forgotten."""
-    from miaotui.cli.output import messages
+    from miaotui.cli.output import card_messages
 
-    for name, title in (("held_out", messages.LEARNED_HELD_OUT()), ("old", messages.LEARNED_OLD())):
+    for name, title in (("held_out", card_messages.LEARNED_HELD_OUT()), ("old", card_messages.LEARNED_OLD())):
         if "before" in measured.get(name, {}):
             each = measured[name]
             print(
@@ -67,7 +67,7 @@ def show_measured(measured: Mapping[str, Any]) -> None:
     general = measured.get("general")
     if general is not None:
         print(
-            f"{messages.LEARNED_GENERAL()}: KL {general['kl']:.4f} ± {general['kl_error']:.4f} nats, "
+            f"{card_messages.LEARNED_GENERAL()}: KL {general['kl']:.4f} ± {general['kl_error']:.4f} nats, "
             f"{general['before']:.4f} -> {general['after']:.4f} nats, {100 * general['same_top']:.1f}%"
         )
 

@@ -10,15 +10,21 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miaotui.cli.optimize.card import show_card
 from miaotui.cli.options.optimize import optimize_options
 from miaotui.errors import RequestError
 
-TARGET = ("size", "max_kl", "tokens_per_s", "deadline", "prompt", "answer")
-WAY = ("types", "round_all", "calibration", "test", "out")
+if TYPE_CHECKING:
+    from miaotui.optimize.card import ReportCard
+
+TARGET = ("size", "max_kl", "tokens_per_s", "deadline", "prompt", "answer", "kv")
+WAY = ("types", "round_all", "calibration", "test", "whole", "out")
+ENCODER = ("size", "calibration", "test", "out")
+FLAGS = ("round_all", "whole")
 LEFT_OUT = ("layers", "kv_heads", "ffn", "heal", "mask")
 MAX_RECIPE_BYTES = 1 << 16
 
@@ -30,10 +36,15 @@ def optimize(parsed: argparse.Namespace) -> int:
     from miaotui.cli.output.progress import ProgressBars
     from miaotui.config import Settings
     from miaotui.hub.resolve import resolve
+    from miaotui.model.encoder.opened import is_encoder
+    from miaotui.optimize.encoders.quantize import EncoderOptimization
+    from miaotui.optimize.folder_copy import as_gguf
     from miaotui.optimize.front import front_page
     from miaotui.optimize.optimizer import Optimization, OptimizeOptions
     from miaotui.optimize.plan import OptimizeTarget, kinds_named
     from miaotui.optimize.pruning.prune import Pruning
+    from miaotui.optimize.pruning.search import ShapeSearch
+    from miaotui.optimize.speed import measured_speed
 
     given = _given(parsed)
     html = getattr(parsed, "html", None)
@@ -49,23 +60,52 @@ def optimize(parsed: argparse.Namespace) -> int:
     calibration, test = (_file(given.get(name)) for name in ("calibration", "test"))
     options = OptimizeOptions(calibration, test, kinds=types, keep=not given.get("round_all", False))
     with ProgressBars() as progress:
-        path = resolve(parsed.words[0], progress=progress)
-        out = Path(given["out"]).expanduser() if "out" in given else path.with_name(f"{path.stem}-optimized.gguf")
-        if pruning is not None and not wishes.keys() - {"prompt", "answer"}:
+        model, settings = resolve(parsed.words[0], progress=progress), Settings.from_env()
+        encoder = is_encoder(model)
+        if encoder:
+            _require_encoder_wishes(given, parsed)
+        path = as_gguf(model, settings, progress)
+        stem = model.name if model.is_dir() else model.stem
+        out = Path(given["out"]).expanduser() if "out" in given else model.with_name(f"{stem}-optimized.gguf")
+        if encoder:
+            assert calibration is not None, "required of encoders"
+            card = EncoderOptimization(path, out, given["size"], calibration, test, progress).run()
+            return _shown(parsed, card, out)
+        if pruning is not None and not wishes.keys() - {"prompt", "answer", "kv"}:
             wishes["size_bytes"] = path.stat().st_size - 1
-        job = Optimization(path, out, OptimizeTarget(**wishes), _rates(), options, Settings.from_env(), progress)
+        job = Optimization(path, out, OptimizeTarget(**wishes), _rates(), options, settings, progress)
+        job.measure = partial(measured_speed, kv=job.target.kv)
         if getattr(parsed, "plan", False):
             print(json.dumps(job.plan(), indent=1))
             return 0
-        card = job.run() if pruning is None else Pruning(job, pruning).run()
+        if pruning is not None:
+            card = Pruning(job, pruning).run()
+        else:
+            card = job.run() if given.get("whole") else ShapeSearch(job).run()
     if html is not None:
         write_page(Path(html), front_page(card))
+    return _shown(parsed, card, out)
+
+
+def _shown(parsed: argparse.Namespace, card: ReportCard, out: Path) -> int:
     if getattr(parsed, "json", False):
         print(json.dumps(asdict(card), indent=1, ensure_ascii=False))
     else:
         show_card(card)
         print(out)
     return 0
+
+
+def _require_encoder_wishes(given: Mapping[str, Any], parsed: argparse.Namespace) -> None:
+    """Raise `RequestError` for wishes that an encoder cannot be given."""
+    others = [name for name in given if name not in ENCODER]
+    others += [name for name in ("plan", "html") if getattr(parsed, name, False)]
+    if others:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in ENCODER)
+        raise RequestError(f"--{others[0].replace('_', '-')} is about models that write; an encoder takes {names}")
+    for name in ("size", "calibration"):
+        if name not in given:
+            raise RequestError(f"an encoder writes no texts of its own, and has one target: give it --{name}")
 
 
 def _pruning(given: Mapping[str, Any]) -> Any:
@@ -76,6 +116,8 @@ def _pruning(given: Mapping[str, Any]) -> Any:
     wanted = {name: given[name] for name in LEFT_OUT if name in given}
     if not wanted:
         return None
+    if given.get("whole"):
+        raise RequestError(f"--whole leaves nothing out, and --{min(wanted).replace('_', '-')} does: give one of them")
     if "mask" in wanted and len(wanted) > 1:
         raise RequestError("--mask is measured alone: leave layers, heads, channels and healing out")
     if wanted.keys() == {"heal"}:
@@ -130,10 +172,10 @@ def _recipe(path: Path) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in (*TARGET, *WAY, *LEFT_OUT):
             raise RequestError(f"{path}: unknown option {key!r}; a recipe has {', '.join((*TARGET, *WAY, *LEFT_OUT))}")
-        if name == "round_all":
+        if name in FLAGS:
             if not isinstance(value, bool):
                 raise RequestError(f"{path}: {key} must be true or false, not {value!r}")
-            words += ["--round-all"] if value else []
+            words += [f"--{name.replace('_', '-')}"] if value else []
             continue
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise RequestError(f"{path}: {key} must be one value, not {value!r}")

@@ -16,7 +16,7 @@ from miaotui.errors import RequestError
 def train(parsed: argparse.Namespace) -> int:
     """Train, or go on, print what came out and return the exit status."""
     from miaotui.cli.optimize.merge import show_origin
-    from miaotui.cli.output import messages
+    from miaotui.cli.output import card_messages
     from miaotui.cli.output.progress import ProgressBars
     from miaotui.optimize.learning.pretrain import STATE, Pretraining
     from miaotui.optimize.learning.recipe import PretrainRecipe, kept_recipe
@@ -42,8 +42,8 @@ def train(parsed: argparse.Namespace) -> int:
     measured = origin["measured"]
     held = measured["held_out"]
     print(
-        f"{messages.TRAINED_PARAMETERS()}: {measured['parameters']:,}; {messages.LEARNED_HELD_OUT()}: "
-        f"{held['nats']:.4f} nats, {messages.CARD_PERPLEXITY()} {held['perplexity']:.2f}"
+        f"{card_messages.TRAINED_PARAMETERS()}: {measured['parameters']:,}; {card_messages.LEARNED_HELD_OUT()}: "
+        f"{held['nats']:.4f} nats, {card_messages.CARD_PERPLEXITY()} {held['perplexity']:.2f}"
     )
     print(out)
     return 0

@@ -9,7 +9,7 @@ import argparse
 
 from miaotui.cli.options.serve import whole
 
-ACTIONS = ("create", "add", "delete", "update", "stats", "list")
+ACTIONS = ("create", "add", "delete", "update", "purge", "encrypt", "remove", "stats", "list")
 
 
 def index_options(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,9 @@ def index_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         f"ACTION is one of {', '.join(ACTIONS)}. NAME names an index in miaotui's folder; with a "
         "slash in it, it is a folder. After NAME, add and update take files and folders (.txt .md "
-        ".html .jsonl .csv .tsv .pdf), delete takes ids. add makes the index if there is none."
+        ".html .jsonl .csv .tsv .pdf), delete takes ids. add makes the index if there is none. "
+        "purge clears files of what was replaced; remove deletes the index; encrypt needs a master key, see "
+        "docs/tenants.md."
     )
     make = parser.add_argument_group("a new index")
     make.add_argument("--partitions", type=whole(1, 64), metavar="N", default=1, help="default: 1")

@@ -18,8 +18,9 @@ def optimize_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``miaotui optimize``."""
     parser.argument_default = argparse.SUPPRESS
     parser.epilog = (
-        "MODEL is a GGUF file or a name. With a limit of loss the smallest file that keeps it is made, else the one "
-        "that loses least. A run that was interrupted goes on."
+        "MODEL is a GGUF file, a folder of safetensors or a name. With a limit of loss the smallest file that keeps it "
+        "is made, else the one that loses least. Of an encoder, give --size and --calibration. A run that was "
+        "interrupted goes on."
     )
     target = parser.add_argument_group("the target").add_argument
     target("--size", type=size, metavar="SIZE", help="bytes of the file at most, such as 80MB")
@@ -28,9 +29,11 @@ def optimize_options(parser: argparse.ArgumentParser) -> None:
     target("--deadline", type=duration, metavar="TIME", help="an answer comes within this time, such as 1s")
     target("--prompt", type=whole(1, 1 << 17), metavar="N", help="tokens of the prompt (default: 300)")
     target("--answer", type=whole(1, 1 << 17), metavar="N", help="tokens of the answer (default: 64)")
+    target("--kv", choices=("f16", "int8"), help="how keys and values are stored when the file is run (default: f16)")
     way = parser.add_argument_group("the way").add_argument
     way("--types", metavar="A,B,...", help="block types to choose from (default: all that are written here)")
     way("--round-all", action="store_true", help="round every matrix; else some may stay as they are")
+    way("--whole", action="store_true", help="leave nothing out; else parts go if no types are fast or small enough")
     way("--calibration", metavar="FILE", help="texts to calibrate on, apart by empty lines (default: the model's own)")
     way("--test", metavar="FILE", help="texts to measure the loss on; none of them to calibrate on")
     left_out = parser.add_argument_group("leaving out (pruning)").add_argument
@@ -49,7 +52,9 @@ def optimize_options(parser: argparse.ArgumentParser) -> None:
 def distil_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``miaotui distill``."""
     parser.argument_default = argparse.SUPPRESS
-    parser.epilog = "STUDENT and TEACHER are GGUF files or names, of one vocabulary. Needs torch; a run can be resumed."
+    parser.epilog = (
+        "STUDENT and TEACHER are GGUF files, folders or names, of one vocabulary. Needs torch; a run can be resumed."
+    )
     add = parser.add_argument
     add("--teacher", required=True, metavar="MODEL", help="model whose distributions are learned")
     add("--out", required=True, metavar="FILE", help="GGUF file to write, in float16")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.bench import bench_options
-from miaotui.cli.options.cluster import cluster_options
+from miaotui.cli.options.cluster import batch_options, cluster_options, stage_options
 from miaotui.cli.options.dmlm import dmlm_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
@@ -33,6 +33,7 @@ from miaotui.cli.options.tasks import (
     summarize_options,
     translate_options,
 )
+from miaotui.cli.options.tenants import encryption_options, tenant_options
 from miaotui.cli.output import messages
 from miaotui.hub.catalog import DEFAULT_MODEL
 
@@ -272,10 +273,10 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--threads", type=_positive, metavar="N", help="default: one per usable physical core")
     group.add_argument(
         "--backend",
-        choices=("cpu", "reference", "jax", "openvino"),
+        choices=("cpu", "reference", "jax", "openvino", "vllm"),
         default="cpu",
-        metavar="cpu|reference|jax|openvino",
-        help="what computes: compiled kernels, NumPy alone, which is slow, XLA, or OpenVINO (default: cpu)",
+        metavar="cpu|reference|jax|openvino|vllm",
+        help="what computes: compiled kernels, NumPy alone, which is slow, XLA, OpenVINO or vLLM (default: cpu)",
     )
 
 
@@ -325,8 +326,19 @@ COMMANDS = (
     Command("distill", "let a model learn what another one says", "STUDENT", range(1, 2), distil_options, "optimize"),
     Command("card", "show the report card of an optimized file", "FILE", range(1, 2), card_options, "optimize"),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
+    Command("batch", "answer a file of requests", "FILE [MODEL...]", range(1, 18), batch_options, "cluster"),
     Command("cluster", "serve models over several machines", "ACTION [...]", range(1, 100), cluster_options, "cluster"),
+    Command(
+        "stage",
+        "compute a part of a model's layers for a server elsewhere",
+        "MODEL",
+        range(1, 2),
+        stage_options,
+        "cluster",
+    ),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
+    Command("tenant", "share a server among tenants", "ACTION [...]", range(1, 4), tenant_options, "tenants"),
+    Command("encryption", "make and change master keys", "ACTION [FILE]", range(1, 3), encryption_options, "tenants"),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
     Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),

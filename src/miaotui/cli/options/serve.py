@@ -74,6 +74,7 @@ def _network(group: argparse._ArgumentGroup) -> None:
 def _access(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--api-key-file", metavar="FILE", help="let in keys of this file; see miaotui key")
+    add("--tenants", metavar="FILE", help="let in keys of the tenants of this file; see miaotui tenant")
     add("--insecure", action="store_true", help="let in other machines without keys")
     about = "let clients load and unload adapters of this computer (/v1/load_lora_adapter)"
     add("--allow-adapters", action="store_true", help=about)
@@ -106,12 +107,17 @@ def _model(group: argparse._ArgumentGroup) -> None:
     about = "how keys and values are kept (default: f16)"
     add("--kv", choices=("f16", "int8"), metavar="f16|int8", help=about)
     add("--threads", type=whole(1), metavar="N", help="default: one per usable physical core")
-    about = "what computes: compiled kernels, NumPy alone, which is slow, XLA, or OpenVINO (default: cpu)"
-    backends = ("cpu", "reference", "jax", "openvino")
-    add("--backend", choices=backends, metavar="cpu|reference|jax|openvino", help=about)
+    about = "what computes: compiled kernels, NumPy alone, which is slow, XLA, OpenVINO or vLLM (default: cpu)"
+    backends = ("cpu", "reference", "jax", "openvino", "vllm")
+    add("--backend", choices=backends, metavar="cpu|reference|jax|openvino|vllm", help=about)
     add("--context", type=whole(1), metavar="N", help="longest prompt plus answer, in tokens")
     about = "one token in each pass: slower, the same answers"
     add("--no-speculate", action="store_true", help=about)
+    about = "processes that share a model's layers, each with a part of its weights (default: 1)"
+    add("--stages", type=whole(1, 64), metavar="N", help=about)
+    about = "a process elsewhere that computes a part of the layers (miaotui stage); repeatable, in their order"
+    add("--stage-at", action="append", metavar="HOST:PORT", help=about)
+    add("--stage-key-file", metavar="FILE", help="the secret that stages elsewhere ask for")
     about = "a low-rank adapter of the first model, served under its name; repeatable"
     add("--adapter", action="append", metavar="NAME=PATH", help=about)
     about = "served models behind one name, the best first: the best that keeps a deadline answers; repeatable"
@@ -149,6 +155,10 @@ def _support(group: argparse._ArgumentGroup) -> None:
 def _logs(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--audit-log", metavar="FILE", help="append one JSON line per request, without its text")
+    add(
+        "--audit-log-mb", type=whole(1, 1 << 20), metavar="N", help="of one file, which is then put aside (default: 64)"
+    )
+    add("--audit-log-files", type=whole(0, 999), metavar="N", help="that were put aside and are kept (default: 9)")
     add("--log-format", choices=("text", "json"), metavar="text|json", help="default: text")
     levels = ("debug", "info", "warning", "error")
     add("--log-level", choices=levels, metavar="LEVEL", help=f"{', '.join(levels)} (default: info)")

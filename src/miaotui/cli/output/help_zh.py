@@ -16,12 +16,14 @@ from miaotui.cli.output.help_zh_cluster import CLUSTER_HELP
 from miaotui.cli.output.help_zh_dmlm import DMLM_HELP
 from miaotui.cli.output.help_zh_learning import LEARNING_HELP
 from miaotui.cli.output.help_zh_optimize import OPTIMIZE_HELP
+from miaotui.cli.output.help_zh_tenants import TENANTS_HELP
 from miaotui.hub.catalog import DEFAULT_MODEL
 
 HELP = {
     **BENCH_HELP,
     **CLUSTER_HELP,
     **OPTIMIZE_HELP,
+    **TENANTS_HELP,
     **LEARNING_HELP,
     **DMLM_HELP,
     # the overview and the commands
@@ -228,8 +230,8 @@ HELP = {
         "供 /v1/tasks/classify 和 /v1/tasks/sentiment 使用的分类头；可重复"
     ),
     "what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)": "用什么计算：编译好的内核，或只用 NumPy（很慢；默认：cpu）",
-    "what computes: compiled kernels, NumPy alone, which is slow, XLA, or OpenVINO (default: cpu)": (
-        "用什么计算：编译好的内核，只用 NumPy（很慢），XLA，或 OpenVINO（默认：cpu）"
+    "what computes: compiled kernels, NumPy alone, which is slow, XLA, OpenVINO or vLLM (default: cpu)": (
+        "用什么计算：编译好的内核，只用 NumPy（很慢），XLA，OpenVINO 或 vLLM（默认：cpu）"
     ),
     "default: one per usable physical core": "线程数（默认：每个可用物理核一个）",
     "tokens at most (default: 512)": "最多词元数（默认：512）",
@@ -306,11 +308,6 @@ HELP = {
     "the key may drain the server, and change its log level and limits": "此密钥可排空服务器，并更改其日志级别和限额",
     "requests at once at most": "同时请求数上限",
     # index and search
-    "ACTION is one of create, add, delete, update, stats, list. NAME names an index in miaotui's folder; with a slash "
-    "in it, it is a folder. After NAME, add and update take files and folders (.txt .md .html .jsonl .csv .tsv .pdf), "
-    "delete takes ids. add makes the index if there is none.": "ACTION 是 create、add、delete、update、stats、list 之一。"
-    "NAME 是 miaotui 文件夹中索引的名称；含斜杠则表示文件夹。add 和 update 在 NAME 之后跟文件或文件夹"
-    "（.txt .md .html .jsonl .csv .tsv .pdf），delete 跟编号。索引不存在时 add 会新建。",
     "a new index": "新建索引",
     "adding": "添加文档",
     "default: 1": "分区数（默认：1）",

@@ -138,6 +138,10 @@ SUFFIX_ALONE = CliMessage(
     "--suffix goes with neither --raw nor --system: leave them out",
     "--suffix 不能与 --raw 或 --system 同用：请去掉它们",
 )
+STAGE_READY = CliMessage(
+    "a stage of {model} waits at {place}; name it to the server by --stage-at",
+    "{model} 的一个阶段在 {place} 等待；用 --stage-at 告知服务器",
+)
 NO_PROMISE = CliMessage("no promises of time with this model", "此模型不作时间承诺")
 HOW_TO_CALL = CliMessage(
     """
@@ -161,6 +165,22 @@ KEY_MADE = CliMessage(
     "This is the key of {name}. It is shown only now; {path} keeps its hash.",
     "这是 {name} 的密钥，仅显示这一次；{path} 只保存其哈希。",
 )
+
+TENANT_REMOVED = CliMessage(
+    "{name} is removed, with {indexes} indexes, {answers} kept answers and {conversations} conversations",
+    "已删除 {name}，及其 {indexes} 个索引、{answers} 条缓存的回答和 {conversations} 段对话",
+)
+TENANT_ANSWERS_LEFT = CliMessage(
+    "If its server keeps answers, name their file with --answer-cache: they are not deleted otherwise",
+    "如果服务器缓存回答，请用 --answer-cache 指明其文件，否则那些回答不会被删除",
+)
+
+MASTER_KEY_MADE = CliMessage(
+    "{path} begins with the new master key {id}. Keep a copy elsewhere: without it what is encrypted is lost. Name the "
+    "file: {variable}={path}",
+    "{path} 的第一行是新的主密钥 {id}。请另存一份：没有它，加密的内容将无法恢复。请设置 {variable}={path}",
+)
+REWRAPPED = CliMessage("the keys of {count} files are wrapped under {id} now", "{count} 个文件的密钥已用 {id} 重新封装")
 
 # ---- recordings ----------------------------------------------------------------------------------
 
@@ -319,6 +339,10 @@ LARGER_THAN_MEMORY = CliMessage(
 
 # ---- cluster -------------------------------------------------------------------------------------
 
+BATCH_DONE = CliMessage(
+    "{answered} requests answered, {failed} without an answer, {kept} were there before: {place}",
+    "已回答 {answered} 条请求，{failed} 条未得到回答，此前已有 {kept} 条：{place}",
+)
 CLUSTER_READY = CliMessage("cluster ready at {url}: {models}", "集群就绪：{url}（{models}）")
 CLUSTER_LEFT = CliMessage(
     "{count} requests did not end in time (0: all have ended)", "{count} 个请求未能按时结束（0：全部已结束）"
@@ -332,6 +356,7 @@ INSTRUCTION_SETS = CliMessage("Instruction sets", "指令集")
 ACCELERATORS = CliMessage("Other devices: {devices}", "其他设备：{devices}")
 BACKEND = CliMessage("Backend: {name}", "后端：{name}")
 IN_USE = CliMessage("{name} (in use)", "{name}（使用中）")
+ONE_BLOCK = CliMessage("{name} (one block of a model, as a circuit)", "{name}（模型的一个块，作为电路）")
 CORES = CliMessage("Cores", "核心")
 CORES_TEXT = CliMessage(
     "{cores} usable ({allowed} allowed, {physical} physical, quota {quota}); {team} threads",
@@ -355,22 +380,3 @@ DOCTOR_NOTE = CliMessage(
     "上限：按测得的带宽，每个词元读一遍权重。1 秒内：{prompt} 词元的提示之后、按测得的速率。"
     "放得下：权重、{context} 词元的上下文，另加 {overhead}。放不下的模型从磁盘运行，远低于上限。",
 )
-
-# ---- report cards --------------------------------------------------------------------------------
-
-CARD_FILE = CliMessage("File", "文件")
-CARD_OF = CliMessage("of", "来自")
-CARD_LOSS = CliMessage("Loss (KL)", "损失（KL）")
-CARD_TOP = CliMessage("Same best token", "首选词元相同")
-CARD_FLIPS = CliMessage("Questions answered otherwise", "回答改变的问题")
-CARD_RIGHT = CliMessage("right", "答对")
-CARD_PERPLEXITY = CliMessage("perplexity", "困惑度")
-CARD_SPEED = CliMessage("Speed", "速度")
-CARD_MEMORY = CliMessage("peak memory", "内存峰值")
-CARD_TYPES = CliMessage("Matrices", "矩阵")
-CARD_TEXTS = CliMessage("Calibration + test", "校准 + 测试")
-CARD_SHARED = CliMessage("lines in both", "共有的行")
-LEARNED_HELD_OUT = CliMessage("Held-out lines", "留出的样本")
-LEARNED_OLD = CliMessage("Old lines, held out", "留出的旧样本")
-LEARNED_GENERAL = CliMessage("Other texts (forgetting)", "其他文本（遗忘）")
-TRAINED_PARAMETERS = CliMessage("Parameters", "参数")

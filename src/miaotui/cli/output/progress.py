@@ -1,8 +1,8 @@
 """Progress bars for work that takes longer than a moment: downloads, the first compile, packing.
 
 Owns how progress looks; the work calls the bars with its stage, how much is done and of how
-much. In a terminal that is a bar, elsewhere one line per stage. Nothing is imported, and nothing
-appears, until there is something to show.
+much. In a terminal that is a bar, elsewhere one line per stage, and one for each tenth of a stage that tells
+more in parentheses. Nothing is imported, and nothing appears, until there is something to show.
 """
 
 from __future__ import annotations
@@ -24,17 +24,26 @@ class ProgressBars(Closing):
     def __init__(self) -> None:
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID | None] = {}
+        self._tenths: dict[str, int] = {}
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` is done, in whatever the stage counts; None: unknown.
 
-        A `stage` is a word of `messages.STAGES`, perhaps with more after it; others are shown too.
+        A `stage` is a word of `messages.STAGES`, perhaps with more after it; others are shown too. What changes within
+        a stage, such as a loss, stands in parentheses at its end.
         """
-        if stage not in self._tasks:
-            self._tasks[stage] = self._start(stage)
-        task = self._tasks[stage]
+        name, _, more = stage.partition(" (")
+        is_new = name not in self._tasks
+        if is_new:
+            self._tasks[name] = self._start(stage)
+        task = self._tasks[name]
         if self._bars is not None and task is not None:
-            self._bars.update(task, completed=done, total=total or None)
+            self._bars.update(task, completed=done, total=total or None, description=_title(stage))
+        elif more and total:
+            tenth = 10 * done // total
+            if not is_new and tenth > self._tenths.get(name, 0):
+                _write(f"{_title(stage)} {done}/{total} ...")
+            self._tenths[name] = max(tenth, self._tenths.get(name, 0))
 
     def close(self) -> None:
         """Take the bars off the screen."""
@@ -42,17 +51,22 @@ class ProgressBars(Closing):
             self._bars.stop()
             self._bars = None
         self._tasks.clear()
+        self._tenths.clear()
 
     def _start(self, stage: str) -> TaskID | None:
         text = _title(stage)
         if not sys.stderr.isatty():
-            sys.stderr.write(f"{text} ...\n")
-            sys.stderr.flush()
+            _write(f"{text} ...")
             return None
         if self._bars is None:
             self._bars = _new_bars()
             self._bars.start()
         return self._bars.add_task(text, total=None)
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _title(stage: str) -> str:

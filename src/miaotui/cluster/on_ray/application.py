@@ -8,10 +8,11 @@ only one that clients reach; replicas read nothing but checked messages from it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,17 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from starlette.middleware import Middleware
 
-from miaotui.cluster.cluster_file import ClusterFile, PoolSpecification
+from miaotui.cluster.cluster_file import INDEXES, ClusterFile, PoolSpecification
 from miaotui.cluster.idempotency import IdempotencyKeys
+from miaotui.cluster.kinds import open_replica
 from miaotui.cluster.messages import Message
 from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
 from miaotui.cluster.on_ray.known import NAMED
 from miaotui.cluster.on_ray.scale import deployment_name, set_replicas
-from miaotui.cluster.pool import Pool
-from miaotui.cluster.pool_loop import open_pool
+from miaotui.cluster.open_pools import OpenPools
 from miaotui.cluster.pool_metrics import PoolMetrics
-from miaotui.cluster.replica import Replica
 from miaotui.cluster.transport.direct import ReplicaServer, tls_of_ray
-from miaotui.engine.model_loop import ModelLoop
+from miaotui.cluster.transport.served_replica import ServedReplica
 from miaotui.errors import OverloadedError, RequestError
 
 LOG = logging.getLogger("miaotui.cluster")
@@ -44,27 +44,17 @@ DRAIN_LOOK_S = 0.1  # between looks whether a replica that goes has ended its an
 HEALTHY_S, UNHEALTHY_S = 2.0, 30.0  # between looks at a replica's health, and until one counts as lost
 
 
-class ModelReplica:
-    """One whole engine in an actor of Ray, which listens for the ingress itself.
+class HostedReplica:
+    """A replica in an actor of Ray, which listens for the ingress itself.
 
     Serve starts it, watches its health and ends it. Requests and answers take a direct connection: a message through
     Ray costs a millisecond of processor time at either end.
     """
 
-    async def __init__(self, values: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def _listen(self, replica: ServedReplica) -> None:
         self._name = serve.get_replica_context().replica_id.unique_id
-        pool = PoolSpecification(**values)
-        options = {"threads": max(1, int(pool.cpus)), **pool.options}
-        tls = tls_of_ray(listens=True)
-        self._replica = Replica.open(pool.name, pool.model, options)
-        found = self._replica.digest
-        if pool.digest not in (None, found):
-            self._replica.close()
-            raise RequestError(
-                f"the model file {pool.model} on this machine has SHA-256 {found}, and that of the cluster has "
-                f"{pool.digest}: copy the right file here"
-            )
-        self._server = ReplicaServer(self._replica, tls)
+        self._replica = replica
+        self._server = ReplicaServer(replica, tls_of_ray(listens=True))
         self._place = await self._server.start(ray.util.get_node_ip_address())
 
     async def place(self, message: Message) -> Message:
@@ -73,18 +63,42 @@ class ModelReplica:
 
     def check_health(self) -> None:
         """Raise where the engine has failed and is not back: Serve then starts another replica."""
-        if not self._replica.model.loop.healthy:
+        if not self._replica.healthy:
             raise OverloadedError("the engine is restarting after a fault", 1.0)
 
     async def __del__(self) -> None:
         """Let what runs end, which Serve does not see, and close."""
         server = getattr(self, "_server", None)
         if server is not None:
-            while self._replica.model.loop.in_flight:  # Serve ends the wait after `drain_timeout_s`
+            while self._replica.in_flight:  # Serve ends the wait after `drain_timeout_s`
                 await asyncio.sleep(DRAIN_LOOK_S)
             await asyncio.sleep(DRAIN_LOOK_S)  # the last pieces are on their way
             await server.close()
             self._replica.close()
+
+
+class ModelReplica(HostedReplica):
+    """One whole engine."""
+
+    async def __init__(self, values: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        pool = PoolSpecification(**values)
+        replica = open_replica(pool.name, pool.model, {"threads": max(1, int(pool.cpus)), **pool.options})
+        if pool.digest not in (None, replica.digest):
+            replica.close()
+            raise RequestError(
+                f"the model file {pool.model} on this machine has SHA-256 {replica.digest}, and that of the cluster "
+                f"has {pool.digest}: copy the right file here"
+            )
+        await self._listen(replica)
+
+
+class IndexSearcher(HostedReplica):
+    """Snapshots of indexes."""
+
+    async def __init__(self) -> None:  # type: ignore[misc]  # Serve awaits it
+        from miaotui.cluster.indexes.replica import IndexReplica  # noqa: PLC0415  (replicas of models need none of it)
+
+        await self._listen(IndexReplica())
 
 
 class Ingress:
@@ -103,22 +117,29 @@ class Ingress:
         self._cluster = ClusterFile.of(values)
         settings = self._cluster.settings
         listening = bind(settings.host, settings.port)
-        self._pools: dict[str, Pool] = {}
-        loops: dict[str, ModelLoop] = {}
+        opened = OpenPools()
+        self._pools = opened.pools
+        index_replicas = None
+        if self._cluster.indexes is not None:
+            from miaotui.cluster.indexes.pool import IndexPool  # noqa: PLC0415  (as above)
+
+            *handles, searchers = handles  # type: ignore[assignment]  # a list from here on
+            index_replicas = await asyncio.to_thread(IndexPool, RayMembers(searchers))
+            self._pools[INDEXES] = index_replicas.pool
         for specification, handle in zip(self._cluster.pools, handles, strict=True):
-            name, context = specification.name, specification.options.get("context")
-            members, scale = RayMembers(handle), specification.autoscale
-            pool, loop = await asyncio.to_thread(open_pool, name, specification.model, members, context, scale)
-            self._pools[name], loops[name] = pool, loop
+            await asyncio.to_thread(opened.add, specification, functools.partial(RayMembers, handle))
         for name, pool in self._pools.items():
             if not await asyncio.to_thread(pool.wait, 1, FIRST_REPLICA_S):
                 raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
         for specification in self._cluster.pools:
             for adapter, path in specification.adapters.items():
-                await asyncio.to_thread(loops[specification.name].adapters.load, adapter, Path(path))
-        self._services = open_services(loops, settings)
+                await asyncio.to_thread(opened.decoders[specification.name].adapters.load, adapter, Path(path))
+        services = open_services(opened.decoders, settings, opened.encoders, speech=opened.speech)
+        self._services = replace(services, index_replicas=index_replicas)
         operations = self._services.operations
         PoolMetrics(self._pools, operations.metrics.registry)
+        for entry in opened.encoders:
+            await self._services.encoders.load(entry)
         layers = [*layers_for(settings, operations), Middleware(IdempotencyKeys)]
         app = create_app(self._services, layers)
         self._server = DrainingServer(app, operations, drain_timeout_s=settings.drain_timeout_s, tls=settings.tls)
@@ -204,19 +225,22 @@ def build(values: Mapping[str, Any]) -> Any:
 def application(cluster: ClusterFile) -> Any:
     """Return the bound deployments of a cluster."""
     routing = RequestRouterConfig(request_router_class="miaotui.cluster.on_ray.request_router:NamedReplicaRouter")
-    models = []
-    for pool in cluster.pools:
-        deployment = serve.deployment(
-            ModelReplica,
-            name=deployment_name(pool.name),
-            num_replicas=pool.replicas,
+
+    def deployed(of: type, name: str, replicas: int, cpus: float) -> Any:
+        return serve.deployment(
+            of,
+            name=deployment_name(name),
+            num_replicas=replicas,
             max_ongoing_requests=MOST_CALLS,
             health_check_period_s=HEALTHY_S,
             health_check_timeout_s=UNHEALTHY_S,
             graceful_shutdown_timeout_s=cluster.settings.drain_timeout_s,
-            ray_actor_options={"num_cpus": pool.cpus},
+            ray_actor_options={"num_cpus": cpus},
             request_router_config=routing,
         )
+
+    bound = []
+    for pool in cluster.pools:
         values = {
             "name": pool.name,
             "model": pool.model,
@@ -224,7 +248,9 @@ def application(cluster: ClusterFile) -> Any:
             "digest": pool.digest,
             "options": dict(pool.options),
         }
-        models.append(deployment.bind(values))
+        bound.append(deployed(ModelReplica, pool.name, pool.replicas, pool.cpus).bind(values))
+    if cluster.indexes is not None:
+        bound.append(deployed(IndexSearcher, INDEXES, cluster.indexes.replicas, cluster.indexes.cpus).bind())
     ingress = serve.deployment(
         Ingress,
         name=INGRESS,
@@ -233,4 +259,4 @@ def application(cluster: ClusterFile) -> Any:
         graceful_shutdown_timeout_s=cluster.settings.drain_timeout_s + 5.0,
         ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
     )
-    return ingress.bind(cluster.plain(), *models)
+    return ingress.bind(cluster.plain(), *bound)

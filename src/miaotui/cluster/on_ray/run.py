@@ -49,6 +49,19 @@ def connect(address: str | None) -> None:
         ) from error
 
 
+def start_here(cpus: float) -> None:
+    """Start a Ray with room for so many processors, in this process's children; it ends with this process."""
+    ray, _ = _libraries()
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=max(int(cpus + 0.999), os.cpu_count() or 1),
+            include_dashboard=False,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+
+
 def up(cluster: ClusterFile) -> Any:
     """Start or update a cluster; returns the handle of its ingress once it answers.
 
@@ -60,14 +73,9 @@ def up(cluster: ClusterFile) -> Any:
         connect(cluster.address)
     elif not ray.is_initialized():
         bind(cluster.host, cluster.port).close()  # a port that is taken is named before anything starts
-        needed = sum(pool.replicas * pool.cpus for pool in cluster.pools)
-        ray.init(
-            num_cpus=max(int(needed + 0.999), os.cpu_count() or 1),
-            include_dashboard=False,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        searching = cluster.indexes
+        extra = 0.0 if searching is None else searching.replicas * searching.cpus
+        start_here(extra + sum(pool.replicas * pool.cpus for pool in cluster.pools))
     from miaotui.cluster.on_ray.application import application  # noqa: PLC0415  (imports Ray)
     from miaotui.cluster.on_ray.scale import APPLICATION  # noqa: PLC0415  (imports Ray)
 

@@ -80,9 +80,14 @@ class ReplicaState:
 
 
 class Router:
-    """Router of one model's requests. Not safe for several threads at once."""
+    """Router of one model's requests. Not safe for several threads at once.
 
-    def __init__(self) -> None:
+    ``level_s``: among forecasts within so many seconds of the soonest, no replica gets `CROWD` requests more than
+    another. Infinite: numbers of requests are levelled whatever it costs.
+    """
+
+    def __init__(self, level_s: float = EQUAL_S) -> None:
+        self.level_s = level_s
         self.replicas: dict[str, ReplicaState] = {}
         self.prefixes = PrefixIndex()
         self._number = 0
@@ -209,13 +214,13 @@ class Router:
                 continue
             tokens = min(held[name] * PAGE_TOKENS, most) if name in held else 0
             seen = outlook(replica.cost, replica.all, prompt, tokens, answer)
-            if seen.last_s <= best_s + max(EQUAL_S, EQUAL_SHARE * best_s):
+            if seen.last_s <= best_s + max(self.level_s, EQUAL_SHARE * best_s):
                 best_s = min(best_s, seen.last_s)
                 found.append((seen, tokens, replica))
         if not found:
             raise self._none_left(now_s)
-        equal_s = best_s + max(EQUAL_S, EQUAL_SHARE * best_s)
-        same_s = best_s + EQUAL_S  # what lies within is noise: there the number of requests says more
+        equal_s = best_s + max(self.level_s, EQUAL_SHARE * best_s)
+        same_s = best_s + self.level_s  # what lies within is noise: there the number of requests says more
         crowd = min((each[2].all.requests for each in found if each[0].last_s <= same_s), default=0) + CROWD
         seen, tokens, replica = min(
             (e for e in found if e[0].last_s <= equal_s and (e[0].last_s > same_s or e[2].all.requests < crowd)),

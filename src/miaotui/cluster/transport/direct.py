@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from miaotui.cluster.replica import Replica
 from miaotui.cluster.transport.calls import LINE_BYTES, Calls
 from miaotui.cluster.transport.served_calls import ServedCalls
+from miaotui.cluster.transport.served_replica import ServedReplica
 from miaotui.errors import ReplicaLostError, RequestError
 
 NONCE_BYTES = PROOF_BYTES = 32
@@ -46,7 +46,7 @@ class Place:
 class ReplicaServer:
     """The listening end: a replica that answers whoever knows its secret."""
 
-    def __init__(self, replica: Replica, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, replica: ServedReplica, tls: ssl.SSLContext | None = None) -> None:
         self._replica, self._tls = replica, tls
         self._secret = secrets.token_hex(32)
         self._server: asyncio.Server | None = None

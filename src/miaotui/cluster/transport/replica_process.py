@@ -12,7 +12,7 @@ import os
 import sys
 from typing import IO, Any
 
-from miaotui.cluster.replica import Replica
+from miaotui.cluster.kinds import open_replica
 from miaotui.cluster.transport.calls import LINE_BYTES
 from miaotui.cluster.transport.served_calls import ServedCalls
 
@@ -23,7 +23,7 @@ async def _main(specification: dict[str, Any], output: IO[bytes]) -> None:
     await events.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     transport, protocol = await events.connect_write_pipe(asyncio.streams.FlowControlMixin, output)
     writer = asyncio.StreamWriter(transport, protocol, None, events)
-    replica = Replica.open(specification["name"], specification["model"], specification.get("options"))
+    replica = open_replica(specification["name"], specification["model"], specification.get("options") or {})
     try:
         await ServedCalls(replica, writer).run(lines)
     finally:

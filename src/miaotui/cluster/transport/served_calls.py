@@ -11,14 +11,14 @@ import json
 from contextlib import aclosing
 
 from miaotui.cluster.messages import Message
-from miaotui.cluster.replica import Replica
 from miaotui.cluster.transport.calls import line_of
+from miaotui.cluster.transport.served_replica import ServedReplica
 
 
 class ServedCalls:
     """The calls of one connection. Make and use it in the event loop of its replica."""
 
-    def __init__(self, replica: Replica, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, replica: ServedReplica, writer: asyncio.StreamWriter) -> None:
         self._replica, self._writer = replica, writer
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -32,6 +32,8 @@ class ServedCalls:
                     if number in self._tasks:
                         self._tasks[number].cancel()
                     continue
+                if number in self._tasks:
+                    continue  # the line came twice
                 task = asyncio.create_task(self._serve(number, call))
                 self._tasks[number] = task
                 task.add_done_callback(lambda _, number=number: self._tasks.pop(number, None))  # type: ignore[misc]

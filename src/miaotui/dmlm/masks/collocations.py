@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Collocations:
 
     ngrams: frozenset[Ngram]
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Return the words of the longest one."""
         return max(map(len, self.ngrams), default=1)

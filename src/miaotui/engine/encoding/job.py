@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from miaotui.backends.encoder_backend import Floats, TextRows
+from miaotui.engine.encoding.loaded import LoadedEncoder
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.engine.jobs.job import PromisedJob
 from miaotui.types import Deadline
+
+
+def _as_it_is(_index: int, value: Floats) -> Floats:
+    return value
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,21 @@ class Reduction:
     """Way from a text's states to its result: a head, pooling, or both.
 
     ``reduce(index, states)`` is called once for each text, in the loop's thread; the states are valid during the
-    call. ``name`` groups reductions whose time for a row is alike.
+    call. ``name`` groups reductions whose time for a row is alike. Where another process computes the states, it
+    evaluates ``reading`` there, and ``then(index, value)`` makes the result here; without a reading it cannot.
     """
 
     name: str
     reduce: Callable[[int, Floats], Any]
+    reading: StateReading | None = None
+    then: Callable[[int, Floats], Any] = _as_it_is
+
+    @staticmethod
+    def of(
+        model: LoadedEncoder, name: str, reading: StateReading, then: Callable[[int, Floats], Any] = _as_it_is
+    ) -> Reduction:
+        """Return the reduction that evaluates a reading and makes the result of its value."""
+        return Reduction(name, lambda index, states: then(index, reading.value(model, index, states)), reading, then)
 
 
 class EncodeJob(PromisedJob):

@@ -7,6 +7,7 @@ only the loop's thread calls the backend between `EncoderLoop` and `close`.
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,10 +24,28 @@ from miaotui.types import Deadline
 REDUCTION_WEIGHT = 0.1  # of the newest text in what a reduction takes for a row
 
 
-class EncoderLoop(JobLoop[EncodeJob]):
-    """One encoder that runs. `submit` may be called from any thread and returns at once."""
+class EncodingLoop(JobLoop[EncodeJob]):
+    """One encoder, wherever its passes run. `submit` may be called from any thread and returns at once."""
 
     noun = "encoder"
+
+    @abstractmethod
+    def submit(
+        self,
+        texts: Sequence[TextRows],
+        reduction: Reduction,
+        deadline: Deadline | None = None,
+        arrived_s: float | None = None,
+    ) -> EncodeJob:
+        """Take a job on; `EncodeJob.future` is its outcome.
+
+        ``texts`` must fit `EncoderLimits` one by one. Raises `DeadlineUnattainableError` when it could not be done in
+        its time and `OverloadedError`.
+        """
+
+
+class EncoderLoop(EncodingLoop):
+    """One encoder whose passes run here."""
 
     def __init__(
         self,
@@ -52,11 +71,7 @@ class EncoderLoop(JobLoop[EncodeJob]):
         deadline: Deadline | None = None,
         arrived_s: float | None = None,
     ) -> EncodeJob:
-        """Take a job on; `EncodeJob.future` is its outcome.
-
-        ``texts`` must fit `EncoderLimits` one by one. Raises `DeadlineUnattainableError` when it could not be done in
-        its time and `OverloadedError`.
-        """
+        """Take a job on, see `EncodingLoop.submit`."""
         now_s = time.perf_counter()
         job = EncodeJob(texts, reduction, deadline, now_s if arrived_s is None else arrived_s)
         job.reduce_row_s = self._reduce_s.get(reduction.name, 0.0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from miaotui.backends.backend import require
+from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.adapters import Adapters
 from miaotui.engine.engine import RequestPreparation
 from miaotui.engine.reading.readers import Readers, ReadLoop
@@ -43,6 +43,10 @@ _NO_OPTIONS = RequestOptions()
 
 class Dispatcher(Protocol):
     """Sender of requests to engines elsewhere; any thread may call it, and nothing here waits."""
+
+    @property
+    def abilities(self) -> ModelAbilities:
+        """Return what requests to the engines can have."""
 
     @property
     def adapters(self) -> Adapters:
@@ -106,9 +110,14 @@ class RemoteLoop(ReadLoop):
     # from any thread -----------------------------------------------------------------------------
 
     @property
+    def abilities(self) -> ModelAbilities:
+        """Return what requests to the engines can have."""
+        return self._dispatcher.abilities
+
+    @property
     def can_promise(self) -> bool:
         """Return whether the engines can promise deadlines."""
-        return self.engine.backend.capabilities.promises
+        return self.abilities.promises != "none"
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions = _NO_OPTIONS) -> Request:
         """Take a request on, see `EngineLoop.submit`.
@@ -116,12 +125,9 @@ class RemoteLoop(ReadLoop):
         Raises `RequestError`, `DeadlineUnattainableError` where no engine could do it in its time, and
         `OverloadedError`.
         """
-        _refuse_lacking(params, options)
-        if options.deadline is not None:
-            require(self.engine.backend, "promises")
+        self.abilities.require(params, options)
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
         if options.adapter is not None:
-            require(self.engine.backend, "adapters")
             request.adapter = self.adapters.number_of(options.adapter)
         request.follow(options)
         with self._lock:
@@ -267,20 +273,9 @@ class _RemoteEngine:
     @property
     def backend(self) -> RemoteMachines:
         """Return the machines."""
-        return RemoteMachines(self._dispatcher.state)
+        return RemoteMachines(self._dispatcher.state, self._dispatcher.abilities)
 
     @property
     def scheduler(self) -> RemoteScheduler:
         """Return the schedules."""
         return RemoteScheduler(self._dispatcher.state)
-
-
-def _refuse_lacking(params: SamplingParams, options: RequestOptions) -> None:
-    """Raise `RequestError` for what cannot be asked of engines in other processes yet."""
-    lacking = {
-        "log-probabilities of the prompt": params.prompt_logprobs is not None,
-        "an explanation of its tokens": options.explains,
-    }
-    for name, is_asked in lacking.items():
-        if is_asked:
-            raise RequestError(f"a model of a cluster cannot give {name} yet: leave it out, or ask a single server")

@@ -6,16 +6,16 @@ quotes read them. Knows no way to an engine. Invariant: everything shown was pub
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from miaotui.backends.backend import BackendIdentity, BackendStats, Capabilities
+from miaotui.engine.abilities import ModelAbilities
 from miaotui.schedule.promises.admission import AdmissionCounts, AdmissionLimits
 from miaotui.schedule.promises.cost import CostRates
 from miaotui.schedule.scheduler import SchedulerStats
 from miaotui.types import Promise
 
 NO_RATES = CostRates(((1, 0.01), (2, 0.01)), 0.0, 0.0)  # until the first engine has published its own
-ABLE = Capabilities(same_bytes=True, promises=True, masks=False, drafts=False)  # of requests to engines elsewhere
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,31 @@ class RemoteScheduler:
         return SchedulerStats(state.pages - state.pages_used, state.pages_used, 0, state.running, state.waiting, 0, 0)
 
 
+def abilities_of_replicas(state: RemoteState) -> ModelAbilities:
+    """Return what requests to our own engines in other processes can have."""
+    return ModelAbilities(
+        engine="a model of a cluster",
+        otherwise="ask a single server",
+        promises="kept" if state.promises else "none",
+        adapters=state.adapters,
+        prompt_logprobs=False,
+        explanations=False,
+    )
+
+
 class RemoteMachines:
     """Machines of all engines together."""
 
     identity = BackendIdentity("cluster", (), "", "")
 
-    def __init__(self, state: RemoteState) -> None:
-        self._state = state
+    def __init__(self, state: RemoteState, abilities: ModelAbilities) -> None:
+        self._state, self._abilities = state, abilities
 
     @property
     def capabilities(self) -> Capabilities:
         """Return what requests to these engines can have."""
-        return replace(ABLE, promises=self._state.promises, adapters=self._state.adapters)
+        able = self._abilities
+        return Capabilities(able.same_bytes, able.promises != "none", masks=False, drafts=False, adapters=able.adapters)
 
     def stats(self) -> BackendStats:
         """Return a snapshot."""

@@ -72,6 +72,17 @@ class WindowSettings:
             raise FieldError("prompt", f"it names a token that is not among the model's {size:,}")
 
 
+class SpokenAlignment(NamedTuple):
+    """Where the decoder looks while it writes a window's text.
+
+    ``scores`` are `TargetAlignment.scores` ``[heads, tokens, source rows]``; ``chances`` ``[text tokens]``: the
+    probability of each text token among those of text.
+    """
+
+    scores: Floats
+    chances: Floats
+
+
 class HeardWindow(NamedTuple):
     """Text of a window with its measures. ``language`` is None for models of English alone.
 
@@ -84,7 +95,7 @@ class HeardWindow(NamedTuple):
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
-    alignment: TargetAlignment | None = None
+    alignment: SpokenAlignment | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -128,7 +139,11 @@ class WindowSearch:
     def align(self, alignment: TargetAlignment) -> None:
         """Take the attention in that was wanted."""
         assert self._result is not None
-        self._result = self._result._replace(alignment=alignment)
+        tokens = self._settings.tokens
+        spoken = spoken_tokens(self._result.tokens, self._settings.frames, tokens)
+        first = len(alignment.logits) - len(spoken) - 2  # the row whose next token is the first of the text
+        chances = _chances(alignment.logits[first : first + len(spoken), : tokens.end], spoken)
+        self._result = self._result._replace(alignment=SpokenAlignment(alignment.scores, chances))
 
     def advance(self, scores: TargetScores) -> None:
         """Go on with the scores of ``rows``."""
@@ -215,6 +230,13 @@ def compression_ratio(text: str) -> float:
     """Return how many times larger a text is than its compressed form."""
     raw = text.encode(errors="replace")
     return len(raw) / len(zlib.compress(raw))
+
+
+def _chances(logits: Floats, tokens: Sequence[int]) -> Floats:
+    """Return the probability of each token among those of text."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    chances: Floats = shifted[np.arange(len(tokens)), np.asarray(tokens)] / shifted.sum(axis=-1)
+    return chances
 
 
 def spoken_tokens(written: Sequence[int], frames: int, tokens: SpeechTokens) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Fields of low-rank adapters in the table of operations, and in an adapter's own table. Imports no compiler.
 
 An adapter's table has a record for each matrix that it may change: `MOST_PARTS` for each operation, since queries, keys
-and values are one product, and gate and up are one. A row of a pass names its adapter's table (`ops.ROW_ADAPTER`).
+and values are one product, and gate and up are one; then `MOST_PARTS` for each expert: gate, up, down. A row of a pass
+names its adapter's table (`ops.ROW_ADAPTER`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,12 @@ THIRD = 24
 WIDE = 25  # float32 outputs before the activation: 32 of gate and 32 of up in turns, or 32 of up
 WIDE_STRIDE = 26
 DOWN_STRIDE = 27  # bytes from one tile of 16 ranks to the next
+
+# fields of products with experts, and of what is before them, besides those of `experts.fields`
+EXPERT_PAIRS = 33  # bytes from the start of an adapter's table to the first expert's record; 0: no row has an adapter
+EXPERT_HIDDEN = 34  # float32 rows between the two thin matrices: `PART_VALUES` for each part, a row for each route
+EXPERT_HIDDEN_STRIDE = 35
+EXPERT_PARTS = 36
 
 # a record of an adapter's table
 PART_FIELDS = 4

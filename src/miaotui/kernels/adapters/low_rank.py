@@ -58,12 +58,12 @@ _X, _X_STRIDE, _HEADERS, _HEADER_STRIDE, _GROUPS = lin.X, lin.X_STRIDE, lin.HEAD
 _OWN_ROWS, _OWN_HEADERS_AT = lin.OWN_ROWS, lin.OWN_HEADERS_AT
 _MODE, _OUT, _OUT_STRIDE = lin.MODE, lin.OUT, lin.OUT_STRIDE
 _OUT_HEADERS, _OUT_HEADER_STRIDE, _SILU = lin.OUT_HEADERS, lin.OUT_HEADER_STRIDE, lin.SILU
-_PART_BYTES, _UNIT_BYTES = 4 * PART_VALUES, 128
+PART_BYTES, _UNIT_BYTES = 4 * PART_VALUES, 128
 _TILING = TILINGS[probe().isa]
 
 one_row: Any = intrinsic(emit_tile(Format.Q8, 1, _TILING), "iiiiiiii")
 few_rows: Any = intrinsic(emit_tile(Format.Q8, min(TOGETHER, _TILING.most), _TILING), "iiiiiiii")
-_TOGETHER = min(TOGETHER, _TILING.most)
+MOST_TOGETHER = min(TOGETHER, _TILING.most)
 
 
 def _add_low_rank(e: Emitter, hidden: Value, rank: Value, up: Value, target: Value) -> None:
@@ -105,14 +105,11 @@ def is_idle(op, run, rows):  # type: ignore[no-untyped-def]
 
 
 @inline
-def project_run(op, pair, row, count, part, x, headers):  # type: ignore[no-untyped-def]
-    """Compute the values between the two matrices for ``count`` rows of one adapter."""
-    x_stride, header_stride, stride = peek(op, _X_STRIDE), peek(op, _HEADER_STRIDE), peek(op, HIDDEN_STRIDE)
-    at, head = x + row * x_stride, headers + row * header_stride
-    out = peek(op, HIDDEN) + row * stride + part * _PART_BYTES
+def project_tiles(op, pair, count, at, x_stride, head, header_stride, out, stride):  # type: ignore[no-untyped-def]
+    """Compute the values between the two matrices of one adapter's ``pair`` for ``count`` rows."""
     for tile in range(peek(pair, TILES)):
         weights = peek(pair, DOWN) + tile * peek(op, DOWN_STRIDE)
-        if count == _TOGETHER:
+        if count == MOST_TOGETHER:
             few_rows(weights, peek(op, _GROUPS), at, x_stride, head, header_stride, out, stride)
         else:
             for index in range(count):
@@ -123,11 +120,20 @@ def project_run(op, pair, row, count, part, x, headers):  # type: ignore[no-unty
 
 
 @inline
+def project_run(op, pair, row, count, part, x, headers):  # type: ignore[no-untyped-def]
+    """Compute `project_tiles` for rows of a pass."""
+    x_stride, header_stride, stride = peek(op, _X_STRIDE), peek(op, _HEADER_STRIDE), peek(op, HIDDEN_STRIDE)
+    at, head = x + row * x_stride, headers + row * header_stride
+    out = peek(op, HIDDEN) + row * stride + part * PART_BYTES
+    return project_tiles(op, pair, count, at, x_stride, head, header_stride, out, stride)
+
+
+@inline
 def project_rows(op, run, row, end, part, x, headers):  # type: ignore[no-untyped-def]
     """Compute `project_run` for each run of rows with the same adapter."""
     while row < end:
         pair, count = pair_of(op, run, row, part), 1
-        while count < _TOGETHER and row + count < end and pair_of(op, run, row + count, part) == pair:
+        while count < MOST_TOGETHER and row + count < end and pair_of(op, run, row + count, part) == pair:
             count += 1
         if pair != 0:
             project_run(op, pair, row, count, part, x, headers)
@@ -145,7 +151,7 @@ def project(op, run, member):  # type: ignore[no-untyped-def]
     if rows <= peek(op, _OWN_ROWS):
         x = own_memory(run, member)
         headers = x + peek(op, _OWN_HEADERS_AT)
-    block = 1 if rows <= FEW else _TOGETHER
+    block = 1 if rows <= FEW else MOST_TOGETHER
     tasks = (rows + block - 1) // block * parts
     claimed = claim(run, slot, member, team, tasks)
     while claimed >= 0:
@@ -162,7 +168,7 @@ def add_unit(op, run, row, part, unit, target):  # type: ignore[no-untyped-def]
     pair = pair_of(op, run, row, part)
     if pair != 0:
         rank = peek(pair, RANK)
-        hidden = peek(op, HIDDEN) + row * peek(op, HIDDEN_STRIDE) + part * _PART_BYTES
+        hidden = peek(op, HIDDEN) + row * peek(op, HIDDEN_STRIDE) + part * PART_BYTES
         add_low_rank(hidden, rank, peek(pair, UP) + unit * (SCALE_BYTES + 32 * rank), target)
     return 0
 

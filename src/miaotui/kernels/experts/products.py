@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from miaotui.kernels.adapters.routes import add_expert_pairs
 from miaotui.kernels.experts.emit import add_weighted
 from miaotui.kernels.experts.fields import (
     EXPERT_BIAS,
@@ -119,6 +120,7 @@ def _gate_up_kernel(form: Format) -> Any:
                     unit(count, w, stride, groups, at, x_stride, head, h_stride, out, _OUT_STRIDE)
                     unit(count, w + 2 * stride, stride, groups, at, x_stride, head, h_stride, out + 1024, _OUT_STRIDE)
                     add_biases(op, peek(used, 0), units, index, 256, count, out)
+                    add_expert_pairs(op, run, peek(used, 0), index, 2, row, count, out)
                     epilogue(op, out, row, count, index)
                     row += count
             claimed = claim_some(run, slot, member, team, tasks, chunk)
@@ -178,6 +180,7 @@ def _down_kernel(form: Format) -> Any:
                         at, head = x + row * x_stride, h + row * h_stride
                         unit(count, w, stride, groups, at, x_stride, head, h_stride, out, _OUT_STRIDE)
                         add_biases(op, peek(used, 0), units, index, _OUT_STRIDE, count, out)
+                        add_expert_pairs(op, run, peek(used, 0), index, 1, row, count, out)
                         add_outputs(op, routes, row, count, index, out)
                         row += count
             claimed = claim_some(run, slot, member, team, units, chunk)

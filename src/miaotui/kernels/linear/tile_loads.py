@@ -115,22 +115,31 @@ class TileGroup:
         first = self.record + (at + 2 * self.first)
         return self.e.load_half(first if self.layout.subs else first + self.group * (2 * TILE_ROWS), self.lanes)
 
+    def sub_scale(self) -> Value:
+        """Load the group's integer scale as float32, where a group has one."""
+        return self.e.to_float(self.e.widen(self._integers(0), I32))
+
+    def sub_minimum(self) -> Value:
+        """Load the group's integer minimum as float32, where a group has one."""
+        return self.e.to_float(self.e.widen(self._integers(self.layout.groups), I32))
+
     def subs(self) -> Value:
-        """Load the group's integer scales as two int16 of each lane: those of its halves, or twice the only one."""
-        words = self._integers(0)
+        """Load the integer scales of the group's halves as two int16 of each lane."""
+        words = self.e.widen(self._integers(0), I16)
         return words & 15 if self.layout.nibbles else words
 
     def sub_minimums(self) -> Value:
-        """Load the group's integer minimums in the form of `subs`."""
-        return self._integers(0) >> 4 & 15 if self.layout.nibbles else self._integers(self.layout.groups)
+        """Load the integer minimums of the group's halves in the form of `subs`."""
+        if self.layout.nibbles:
+            return self.e.widen(self._integers(0), I16) >> 4 & 15
+        return self.e.widen(self._integers(self.layout.groups), I16)
 
     def _integers(self, first: int) -> Value:
-        """Load integers of a group, ``first`` groups further in the head."""
-        e, each = self.e, self.layout.subs
+        """Load int8 integers of a group, ``first`` groups further in the head."""
+        each = self.layout.subs
         at = self.layout.float_bytes + first * TILE_ROWS * each + self.first * each
         address = self.record + self.group * (TILE_ROWS * each) + at
-        words = e.widen(e.load(address, ir.VectorType(I8, self.lanes * each), 8), I16)
-        return words if each == 2 else e.shuffle(words, [lane // 2 for lane in range(2 * self.lanes)])
+        return self.e.load(address, ir.VectorType(I8, self.lanes * each), 8)
 
 
 def is_signed(form: Format) -> bool:

@@ -10,24 +10,35 @@ them: of one row, and of a block of six rows, of which so many multiply weights:
              AVX2             AVX-512 VNNI                     AVX2             AVX-512 VNNI
     format   one row  block   one row  block   bytes  format   one row  block   one row  block   bytes
     q4       108      521     52       141     288    q3_k     166      557     74       166     228
-    q4m       98      435     43       140     320    q4_k     116      442     55       148     296
-    q8       134      644     47       136     544    q5_k     161      515     65       168     360
+    q4m       98      435     43       140     320    q4_k     113      436     54       144     296
+    q8       134      644     47       136     544    q5_k     157      510     64       163     360
     q5_0     158      605     68       161     352    q6_k     167      570     73       169     420
-    q5_1     149      511     60       158     384    iq4_xs   165      666     65       185     276
+    q5_1     149      511     60       158     384    iq4_xs   165      666     60       148     276
     q6       163      641     69       163     416    iq1      134      529     71       160     292
     iq4_nl   163      707     60       149     288    iq2      145      609     69       158     292
     mxfp4    136      587     65       157     272    iq3_s    131      525     70       159     292
-    q2_k     119      514     54       162     168    tq2      105      480     50       175     148
+    q2_k     119      514     54       162     168    tq2      103      481     45       136     148
 
-A core that issues four vector instructions a cycle spends 25 to 42 cycles on such a group of one row; memory that gives
-a core 4 bytes a cycle takes 37 (tq2) to 136 (q8): one row waits for memory. A block spends 109 to 177 cycles with AVX2,
-where its multiplications alone need 48, two a cycle: a prompt is bound by what surrounds them, the loads of inputs and
-weights and the joining of codes and scales. That is what a format of more planes costs: q6_k needs 128 more than q4_k.
+With AVX2, a core that issues four vector instructions a cycle spends 25 to 42 cycles on such a group of one row; memory
+that gives a core 4 bytes a cycle takes 37 (tq2) to 136 (q8): one row waits for memory. A block spends 109 to 177
+cycles, where its multiplications alone need 48, two a cycle: a prompt is bound by what surrounds them, the loads of
+inputs and weights and the joining of codes and scales. That is what a format of more planes costs: q6_k needs 134 more
+than q4_k.
+
+With AVX-512 VNNI one row takes 11 (q4m), 14 (q4_k), 15 (q5_1), 16 (q5_k) and 18 cycles (q6_k) at four instructions a
+cycle, and memory of 90 GB/s for two cores of 4.1 GHz 29, 27, 35, 33 and 38, as it takes 25 to 50 for all formats but
+the smallest. AVX-VNNI without AVX-512 takes 20 (q8), 25 (q4_k), 35 (q5_k) and 41 (q6_k): there q5_k and q6_k have no
+spare cycles any more where memory is that fast, and q4_k next to none beside what a pass does between products. Where
+memory binds, what is missing to the read limit of a file is the 2.8 and 2.3% that q4_k and q5_k have more bytes than
+their blocks, and what a pass does while it reads no weights: barriers, norms and attention, the more of it the faster
+memory is.
 
 With AVX-512 VNNI the two units that multiply bound a block: 60 of q4's instructions are theirs (48 dot products, 12 of
-floats), 72 of q4_k's and q5_k's (integer scales, minimums), 78 of q6_k's, which has two scales for a group: at least
-30, 36 and 39 cycles. In cache, one core of a Zen 5 does 397 (q4), 349 (q4_k), 338 (q5_k) and 300 GMAC/s (q6_k),
-which is 32, 36, 37 and 42 cycles at 4.1 GHz.
+floats), 61 of iq4_xs's, 68 of q4_k's and q5_k's (minimums), 78 of q6_k's, which has two scales for a group: at least
+30, 34 and 39 cycles. In cache, one core of a Zen 5 does 397 (q4) and 300 GMAC/s (q6_k): 32 and 42 cycles at 4.1 GHz.
+At these rates the products of a whole prompt of Llama 3.2 1B's shape, 243 million weights in four layers, take two
+cores 306 microseconds a token in q4 and 405 in q6_k, of 389 and 467 that were measured (`docs/models.md`): attention,
+norms and rounding take some 60 to 80 in every format, and the rest of q6_k's distance to q4 is its products'.
 """
 
 from __future__ import annotations
@@ -134,7 +145,10 @@ class _Sums:
         ]
 
     def _record(self, index: Value, carried: list[Value]) -> list[Value]:
-        """Add eight groups, whose scales are integers times their record's."""
+        """Add eight groups, whose scales are integers times their record's.
+
+        A group's one integer becomes a float with its record's scale, once for all rows; those of halves multiply sums.
+        """
         e = self.e
         records = [tile.record(index, self.ahead) for tile in self.tiles]
         zero = e.const(I64, 0)
@@ -148,27 +162,27 @@ class _Sums:
             pairs = zip(self.tiles, records, strict=True)
             parts = [tile.inside(record, inside, self.ahead) for tile, record in pairs]
             whole = self._integers(number, heads, parts)
-            least = [self._least(part, minimums[i]) for i, part in enumerate(parts)] if minimums else []
+            if self.layout.subs == 1:  # products of both scales are exact
+                own = [part.sub_scale() * scale for part, scale in zip(parts, scales, strict=True)]
+                least = [parts[i].sub_minimum() * minimum for i, minimum in enumerate(minimums)]
+                return [
+                    self._add(totals[i], whole[i], heads[i // len(parts)], i % len(parts), own, least)
+                    for i in range(len(whole))
+                ]
+            least = [part.sub_minimums() for part in parts] if minimums else []
             return [
-                self._add_scaled(totals[i], whole[i], heads[i // len(parts)], i % len(parts), scales, minimums, least)
+                self._add_halves(totals[i], whole[i], heads[i // len(parts)], i % len(parts), scales, minimums, least)
                 for i in range(len(whole))
             ]
 
         return e.loop(e.const(I64, SUPER_GROUPS), carried, group)
 
-    def _least(self, part: TileGroup, minimum: Value) -> Value:
-        """Return a group's minimum in float32, or the integers of its two minimums."""
-        words = part.sub_minimums()
-        if self.layout.subs == 2:
-            return words
-        return self.e.to_float(self.e.bits(words, ir.VectorType(I32, self.lanes)) & 0xFFFF) * minimum
-
     def _integers(self, group: Value, heads: list[Value], parts: list[TileGroup]) -> list[Value]:
-        """Compute the exact sums of one group, times its integer scales; weights count as ``stored - offset``."""
+        """Compute the exact sums of one group; weights count as ``stored - offset``. Halves are times their scales."""
         e, rows, many = self.e, self.operands.rows, len(parts)
         signed, halves = is_signed(self.form), max(1, self.layout.subs)
         room = min(e.dot.room(most_weight(self.form)), 8 // halves)
-        words = [part.subs() for part in parts] if self.layout.subs else []
+        words = [part.subs() for part in parts] if self.layout.subs == 2 else []
         sums = self._starts(heads, words)
         for first in range(0, 8, room):
             scales = [e.dot.scale(word, first * halves // 8) for word in words] or [None] * many
@@ -226,7 +240,7 @@ class _Sums:
             total = e.fma(minimums[tile], e.splat(e.load(head + 8, F32), self.lanes), total)
         return total
 
-    def _add_scaled(
+    def _add_halves(
         self,
         total: Value,
         whole: Value,
@@ -236,11 +250,11 @@ class _Sums:
         minimums: list[Value],
         least: list[Value],
     ) -> Value:
-        """Compute `_add` with a record's scale; ``least`` are the group's minimums (see `_least`)."""
-        if self.layout.subs == 1 or not minimums:
-            return self._add(total, whole, head, tile, scales, least)
+        """Compute `_add` with a record's scales, ``least`` being the integer minimums of the group's halves."""
         e = self.e
         total = self._add(total, whole, head, tile, scales, [])
+        if not minimums:
+            return total
         zero = e.splat(e.const(I32, 0), self.lanes)
         under = e.dot.pairs(zero, least[tile], splat_pair(e, head + 12, self.lanes))
         return self._add(total, under, head, tile, minimums, [])

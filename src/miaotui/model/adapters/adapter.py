@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
-from miaotui.model.config import ModelConfig
 
 Array = NDArray[np.float32]
 
 MAX_RANK = 256
-PER_REQUEST = frozenset({"q", "k", "v", "o", "gate", "up", "down", "router", "head"})  # last parts of names
+EXPERTS = frozenset({"expert_gate", "expert_up", "expert_down"})
+SHARED = frozenset({"shared_gate", "shared_up", "shared_down", "shared_router"})
+LATENT = frozenset({"q_a", "kv_a", "k_rope"})
+PER_REQUEST = frozenset({"q", "k", "v", "o", "gate", "up", "down", "router", "head"}) | EXPERTS | SHARED | LATENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,10 @@ class LowRankPair:
 
 
 class LowRankAdapter(Mapping[str, LowRankPair]):
-    """The pairs of an adapter by canonical name (``layers.0.q``); ``label`` names it in errors."""
+    """The pairs of an adapter by canonical name (``layers.0.q``); ``label`` names it in errors.
+
+    Of the matrices of experts each has its own: ``layers.0.expert_up.5`` is that of expert 5.
+    """
 
     def __init__(self, label: str, pairs: Mapping[str, LowRankPair]) -> None:
         if not pairs:
@@ -69,16 +74,25 @@ class LowRankAdapter(Mapping[str, LowRankPair]):
         return max(pair.rank for pair in self._pairs.values())
 
 
-def require_per_request(pairs: Iterable[str], config: ModelConfig) -> None:
+def matrix_of(name: str) -> str:
+    """Return which matrix of a layer a pair changes: the last part of its name without an expert's number."""
+    parts = name.split(".")
+    return parts[2] if len(parts) > 2 else parts[0]
+
+
+def expert_pair(name: str, expert: int) -> str:
+    """Return the name of the pair of one expert's part of the matrix ``name``."""
+    return f"{name}.{expert}"
+
+
+def require_per_request(pairs: Iterable[str]) -> None:
     """Raise `UnsupportedModelError` for a matrix that no pass can change for single rows.
 
-    These are those of experts, which are read by lists of rows, of latent attention, and of the inputs and streams of
-    layers.
+    These are those of the inputs and streams of layers.
     """
-    supported = PER_REQUEST if config.latent is None else PER_REQUEST - {"q", "k", "v"}
     for name in pairs:
-        if name.rpartition(".")[2] not in supported:
+        if matrix_of(name) not in PER_REQUEST:
             raise UnsupportedModelError(
                 f"the adapter changes {name}, which is not supported per request, as other matrices than "
-                f"{', '.join(sorted(supported))} are not: merge it (miaotui merge-adapter), or train one for those"
+                f"{', '.join(sorted(PER_REQUEST))} are not: merge it (miaotui merge-adapter), or train one for those"
             )

@@ -12,6 +12,7 @@ from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
 from miaotui.model.adapters.adapter import LowRankAdapter
 from miaotui.model.adapters.fitting import StoredPair, fitted
+from miaotui.model.adapters.fused_experts import stacked_gguf
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import architecture_of
 from miaotui.model.reading.from_gguf import gguf_sources
@@ -38,12 +39,11 @@ def read_gguf_adapter(path: Path, config: ModelConfig) -> LowRankAdapter:
         alpha = metadata.get("adapter.lora.alpha")
         if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
             raise ModelFormatError(f"{path} lacks adapter.lora.alpha: convert the adapter again")
-        stored = {}
+        stored: dict[str, StoredPair] = {}
         for key in tensors:
             base = key.removesuffix(DOWN).removesuffix(UP)
             if base == key or base + DOWN not in tensors or base + UP not in tensors:
                 raise ModelFormatError(f"{path}: {key[:200]!r} is half a pair, or none; convert the adapter again")
-            down, up = tensors[base + DOWN], tensors[base + UP]
-            stored[base] = StoredPair(down, up, float(alpha) / max(down.shape[0], 1))
+            stored.update(stacked_gguf(base, tensors[base + DOWN], tensors[base + UP], float(alpha)))
         sources = gguf_sources(config, architecture)
         return LowRankAdapter(str(path), fitted(str(path), config, sources, stored))

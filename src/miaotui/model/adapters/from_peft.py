@@ -19,6 +19,7 @@ from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.adapters.adapter import MAX_RANK, LowRankAdapter
 from miaotui.model.adapters.fitting import StoredPair, fitted
+from miaotui.model.adapters.fused_experts import NESTED, fused_layers, split_peft
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import architecture_of
 from miaotui.model.reading.from_hf import hf_sources
@@ -49,15 +50,21 @@ def read_peft(folder: Path, config: ModelConfig) -> LowRankAdapter:
         pickled = f"; {PICKLE} is never loaded, because it can run code" if (folder / PICKLE).is_file() else ""
         raise ModelNotFoundError(f"{folder} has no {WEIGHTS}{pickled}: save the adapter as safetensors")
     downs, ups = _parts(folder, read_safetensors(folder / WEIGHTS))
-    stored = {}
+    sources = hf_sources(config, architecture_of(config.architecture))
+    fused = fused_layers(config, sources)
+    stored: dict[str, StoredPair] = {}
     for module, down in downs.items():
+        layer = fused.get(text_name(module.removesuffix(NESTED)))
         rank = _setting(folder, settings, "rank_pattern", module, settings.get("r"))
-        if down.shape[0] != rank:
-            raise ModelFormatError(f"{folder}: {module} has rank {down.shape[0]}, and {CONFIG} says {rank}")
+        if down.shape[0] != rank * (1 if layer is None else layer.experts.count):
+            raise ModelFormatError(f"{folder}: {module} has {down.shape[0]} ranks, and {CONFIG} says {rank}")
         alpha = _setting(folder, settings, "alpha_pattern", module, settings.get("lora_alpha"))
         root = math.sqrt(rank) if settings.get("use_rslora") else rank
-        stored[f"{text_name(module)}.weight"] = StoredPair(down, ups[module], alpha / root)
-    sources = hf_sources(config, architecture_of(config.architecture))
+        pair = StoredPair(down, ups[module], alpha / root)
+        if layer is None:
+            stored[f"{text_name(module)}.weight"] = pair
+        else:
+            stored.update(split_peft(str(folder), module, layer, pair))
     return LowRankAdapter(str(folder), fitted(str(folder), config, sources, stored))
 
 
@@ -78,7 +85,7 @@ def _parts(
     parts: dict[str, dict[str, StoredTensor]] = {"A": {}, "B": {}}
     for name, tensor in tensors.items():
         found = _NAME.fullmatch(name)
-        if found is None:
+        if found is None or len(tensor.shape) != 2:
             raise UnsupportedModelError(
                 f"{folder} holds {name[:200]!r}, which is no low-rank pair of a linear layer: merge it with PEFT first"
             )

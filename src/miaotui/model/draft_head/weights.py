@@ -14,6 +14,7 @@ model that it was trained for, known by a digest of the model's final norm.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +73,16 @@ def path_for(weights: PackedModel, own: Path) -> Path | None:
     """Find the head for this model in the user's ``own`` folder, or among those that come with miaotui."""
     name = f"{digest_of(weights)}.safetensors"
     return next((folder / name for folder in (own, FOLDER) if (folder / name).is_file()), None)
+
+
+def note_unused(path: Path, architecture: str) -> None:
+    """Log that the head at ``path`` is left out, because layers of the model hand on more than one stream."""
+    logging.getLogger("miaotui.model").warning(
+        "the draft head %s is not used: models with several streams or inputs of layers (%s) have no draft heads; "
+        "drafts come from texts",
+        path,
+        architecture,
+    )
 
 
 def load_head(path: Path, weights: PackedModel, tied: bool, store: PackedStore | None = None) -> HeadWeights:

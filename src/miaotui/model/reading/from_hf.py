@@ -128,6 +128,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         head_dim=head_dim,
         ffn_size=experts.size if experts and experts.replace_all else fields.count("intermediate_size", MAX_WIDTH),
         context_length=rope.context_length,
+        long_context=rope.long,
         norm_eps=multipliers.norm_eps(fields.number(architecture.eps_key, 1e-6)),
         activation=_activation(fields, architecture),
         rope=rope.main,

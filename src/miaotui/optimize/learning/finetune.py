@@ -180,7 +180,8 @@ class _Run:
                 if self._loop.step % self._job.save_every == 0:
                     self._save(before)
         except KeyboardInterrupt:
-            self._save(before)
+            if self._loop.is_between_steps:  # else weights are moving: the checkpoint before stays
+                self._save(before)
             raise
         learning_s = time.perf_counter() - began_s
         self._save(before)

@@ -109,7 +109,8 @@ class Pretraining:
             try:
                 self._steps(loop, rows)
             finally:
-                write_state(self.out / STATE, loop.arrays(), self._header(loop, rows))
+                if loop.is_between_steps:  # an interrupt may come while weights move: the checkpoint before stays
+                    write_state(self.out / STATE, loop.arrays(), self._header(loop, rows))
             learning_s = time.perf_counter() - began_s
         return self._write(decoder, rows, {"steps": loop.step, "steps_of_this_process": loop.step - first}, learning_s)
 

@@ -26,6 +26,7 @@ from miaotui.optimize.card import ReportCard, read_card, write_card
 from miaotui.optimize.cost import shaped_matrices
 from miaotui.optimize.distillation.distil import Distillation
 from miaotui.optimize.distillation.recipe import DistilRecipe
+from miaotui.optimize.front import shape_points
 from miaotui.optimize.loss_meter import LossMeter
 from miaotui.optimize.optimizer import ROW_TOKENS, Optimization, about_file, about_texts, text_sets
 from miaotui.optimize.plan import OptimizeTarget
@@ -76,8 +77,8 @@ class Pruning:
             weights = sum(math.prod(tensor.shape) for tensor in source.file.tensors.values())
             healed = 2 * weights if options.heal is not None else 0
             require_room(make_folder(job.out.parent), 4 * job.path.stat().st_size + healed)
-            run = _PruneRun(self, source)
-            card = run.masked() if options.mask is not None else run.pruned()
+            run = PruneRun(self.job, source, repr(options))
+            card = run.masked(options.mask) if options.mask is not None else run.pruned(options)
         shutil.rmtree(job.out.with_name(f"{job.out.name}.work"), ignore_errors=True)
         return card
 
@@ -91,11 +92,14 @@ class Pruning:
         return any(wanted is not None and wanted < there for wanted, there in pairs)
 
 
-class _PruneRun:
-    """State of one run: the model, its texts, and the distributions that everything is measured against."""
+class PruneRun:
+    """State of one run: the model, its texts, and the distributions that everything is measured against.
 
-    def __init__(self, pruning: Pruning, source: GgufSource) -> None:
-        self._job, self._options, self._source = pruning.job, pruning.options, source
+    ``purpose`` names, together with texts and target, what the work folder is for.
+    """
+
+    def __init__(self, job: Optimization, source: GgufSource, purpose: str) -> None:
+        self._job, self._purpose, self._source = job, purpose, source
         self._calibration, self._test = text_sets(self._job, source)
         require_disjoint(self._calibration, self._test)
         tokenizer = load_tokenizer(source.file.metadata, source.path.parent)
@@ -108,28 +112,35 @@ class _PruneRun:
     def _key(self) -> str:
         """Return a digest of everything that decides the file, so that another command begins anew."""
         job, texts = self._job, (self._calibration.digest, self._test.digest)
-        about = [METHOD, self._source.digest(), *texts, repr(self._options), repr(job.target), repr(job.options)]
+        about = [METHOD, self._source.digest(), *texts, self._purpose, repr(job.target), repr(job.options)]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
-    def pruned(self) -> ReportCard:
-        """Prune, heal, quantise; return the card of what lost less, which is then at the output's place."""
-        shape, about = self._shape()
+    def tried(self, options: PruneOptions) -> dict[str, Any]:
+        """Prune, and return what stays and what it loses as it is."""
+        shape, about = self._shape(options)
+        return {"shape": shape.as_dict(), **about, "pruned": self._quality(self._written(shape))}
+
+    def pruned(self, options: PruneOptions, more: Mapping[str, Any] | None = None) -> ReportCard:
+        """Prune, heal, quantise; return the card of what lost less, which is then at the output's place.
+
+        ``more`` are facts for the card.
+        """
+        shape, about = self._shape(options)
         speed = self._job.own_speed(self._source)
         file = self._written(shape)
-        facts: dict[str, Any] = {"shape": shape.as_dict(), **about, "pruned": self._quality(file)}
+        facts: dict[str, Any] = {"shape": shape.as_dict(), **about, "pruned": self._quality(file), **(more or {})}
         if speed is not None:
             facts["original"] = {"tokens_per_s": speed.tokens_per_s, "seconds": speed.seconds}
         own_bytes = stored_types_bytes(self._source, shape)
-        if self._options.heal is not None:
-            file = self._healed(file, facts)
+        if options.heal is not None:
+            file = self._healed(file, options.heal, facts)
             facts["healed"] = self._quality(file)
         ours = self._optimized(file, own_bytes)
         rival = self._rival(ours.file["bytes"])
         return self._chosen(ours, rival, facts, "pruned")
 
-    def masked(self) -> ReportCard:
+    def masked(self, share: float) -> ReportCard:
         """Measure a mask, and return the card of a quantised file of as many bytes as a bitmap would take at best."""
-        share = self._options.mask or 0.0
         found = masked_loss(self._source, self._rows, self._meter, share, self._job.progress)
         rival = self._rival(min(found.least_bytes, self._job.target.size_bytes or found.least_bytes))
         if isinstance(rival, str):
@@ -146,8 +157,8 @@ class _PruneRun:
         facts = {"mask": share, "masked": asdict(found.quality), "least_bytes": found.least_bytes}
         return self._finish(rival, {**facts, "returned": "quantised"}, note)
 
-    def _shape(self) -> tuple[PrunedShape, dict[str, Any]]:
-        config, options = self._source.config, self._options
+    def _shape(self, options: PruneOptions) -> tuple[PrunedShape, dict[str, Any]]:
+        config = self._source.config
         kept, about = tuple(range(config.n_layers)), {}
         count = options.layers or config.n_layers
         if count < config.n_layers:
@@ -173,10 +184,8 @@ class _PruneRun:
             write_pruned(self._source, shape, file, kept, replaced)
         return file
 
-    def _healed(self, file: Path, facts: dict[str, Any]) -> Path:
+    def _healed(self, file: Path, recipe: DistilRecipe, facts: dict[str, Any]) -> Path:
         out, report = file.with_name(f"healed-{file.name}"), file.with_name(f"healed-{file.name}.json")
-        recipe = self._options.heal
-        assert recipe is not None, "healing was asked for"
         found = _kept_json(report) if out.is_file() else None
         if found is None:
             given = self._rows if self._job.options.calibration is not None else []
@@ -193,11 +202,17 @@ class _PruneRun:
         job, out = self._job, self._work / "pruned-out.gguf"
         size = min(job.target.size_bytes or own_bytes, own_bytes)
         if file.stat().st_size <= size:
-            return self._as_is(file, out)
+            card = self._as_is(file, out)
+            if not _missed(card, job.target):
+                write_card(out, card)
+                return card
+            out.unlink()
+            size = file.stat().st_size - 1  # fewer bits may be as fast as it takes
         target = replace(job.target, size_bytes=size)
         return self._run(Optimization(file, out, target, job.rates, reference=job.path), out)
 
     def _as_is(self, file: Path, out: Path) -> ReportCard:
+        """Copy the file to ``out``; return its card."""
         job = self._job
         shutil.copyfile(file, out)
         speed = job.measure(out, job.target.prompt, job.target.answer) if job.options.measure_speed else None
@@ -208,7 +223,7 @@ class _PruneRun:
         }
         with open_source(out) as made:
             choices = {one.name: made.file.tensors[one.name].kind.name for one in made.matrices}
-        card = ReportCard(
+        return ReportCard(
             file=about_file(out),
             source=about_file(job.path),
             wanted={name: value for name, value in asdict(job.target).items() if value is not None},
@@ -221,11 +236,6 @@ class _PruneRun:
             choices=choices,
             front={"predicted": [], "measured": []},
         )
-        missed = _missed(card, job.target)
-        if missed:
-            raise RequestError(f"the target cannot be met by this shape: it has {' and '.join(missed)}")
-        write_card(out, card)
-        return card
 
     def _rival(self, size: int) -> ReportCard | str:
         """Return the card of the quantised original of at most ``size`` bytes, or why there is none."""
@@ -241,7 +251,8 @@ class _PruneRun:
         if out.is_file():  # of a run that was interrupted
             return read_card(out)
         job = self._job
-        made.options, made.settings, made.progress, made.measure = job.options, job.settings, job.progress, job.measure
+        made.options, made.settings, made.progress = job.options, job.settings, job.progress
+        made.measure, made.drafts = job.measure, job.drafts
         return made.run()
 
     def _chosen(self, ours: ReportCard, rival: ReportCard | str, facts: dict[str, Any], name: str) -> ReportCard:
@@ -271,6 +282,8 @@ class _PruneRun:
         job = self._job
         file = self._work / str(card.file["name"])
         about, front = {**card.file, "name": job.out.name}, _front(card, other)
+        if "search" in facts:
+            front["shapes"] = shape_points(facts["search"])
         found = replace(card, file=about, notes=(note, *card.notes), changes=dict(facts), front=front)
         os.replace(file, job.out)
         write_card(job.out, found)

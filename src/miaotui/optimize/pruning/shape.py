@@ -6,14 +6,16 @@ a shape that exists fits its model; all layers keep equal widths, as files and k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from miaotui.errors import RequestError, UnsupportedModelError
+from miaotui.errors import MiaotuiError, RequestError, UnsupportedModelError
 from miaotui.model.config import LANES, ModelConfig
 
 Value = TypeVar("Value")
+LEAST_SHARE = 0.5  # of layers, heads or channels that a search keeps: with less, little of the model is left
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class PrunedShape:
     layers: tuple[int, ...]
     kv_heads: int
     ffn: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how many layers, heads and channels there are, under the names of `PruneOptions`."""
+        return {"layers": len(self.layers), "kv_heads": self.kv_heads, "ffn": self.ffn}
 
     def as_dict(self) -> dict[str, object]:
         """Return it as JSON values."""
@@ -61,6 +68,47 @@ def require_shape(config: ModelConfig, layers: int | None, kv_heads: int | None,
         )
     if config.masked is not None:
         raise UnsupportedModelError("models that restore masked tokens cannot be pruned: choose another model")
+
+
+def shape_ladders(config: ModelConfig) -> Iterator[list[PrunedShape]]:
+    """Yield the ways on which a search leaves parts out, each from the largest shape to the smallest.
+
+    They are: layers; channels; heads; layers of a model that has three quarters of its channels. Which layers go is not
+    known before they are tried; the last ones stand for them.
+    """
+    whole = whole_shape(config)
+    fewest = {name: math.ceil(LEAST_SHARE * count) for name, count in whole.counts.items()}
+    layers, channels = config.n_layers, config.ffn_size
+    fewer_layers = range(layers - 1, fewest["layers"] - 1, -1) if _has_equal_layers(config) else ()
+    fewer_channels = range(channels - LANES, fewest["ffn"] - 1, -LANES)
+    narrow = channels * 3 // 4 // LANES * LANES
+    ways = [
+        [replace(whole, layers=whole.layers[:count]) for count in fewer_layers],
+        [replace(whole, ffn=count) for count in fewer_channels],
+        [replace(whole, kv_heads=count) for count in range(config.n_kv_heads - 1, fewest["kv_heads"] - 1, -1)],
+        [replace(whole, layers=whole.layers[:count], ffn=narrow) for count in fewer_layers],
+    ]
+    for way in ways:
+        fitting = [shape for shape in way if _fits(config, shape)]
+        if fitting:
+            yield fitting
+
+
+def _fits(config: ModelConfig, shape: PrunedShape) -> bool:
+    asked = [
+        count if count != own else None
+        for count, own in zip(shape.counts.values(), whole_shape(config).counts.values(), strict=True)
+    ]
+    try:
+        require_shape(config, *asked)
+    except MiaotuiError:
+        return False
+    return True
+
+
+def _has_equal_layers(config: ModelConfig) -> bool:
+    """Return whether no layer's kind follows from its number."""
+    return len(set(config.windows)) == 1 and len(set(config.rope_layers)) == 1
 
 
 def _has_plain_widths(config: ModelConfig) -> bool:

@@ -198,7 +198,7 @@ def _rounded_layers(
         for matrix, feedback in with_feedback(matrices, moments, lookup_share):
             kind = changed[matrix.name]
             path = folder / f"{matrix.name}.npy"
-            data = _read(path, matrix.rows, kind.row_bytes(matrix.cols))
+            data = read_blocks(path, matrix.rows, kind.row_bytes(matrix.cols))
             if data is None:
                 weights = source.file.tensors[matrix.name].float32().reshape(matrix.rows, matrix.cols)
                 data = round_matrix(weights, kind, feedback).data
@@ -210,7 +210,8 @@ def _rounded_layers(
     return found
 
 
-def _read(path: Path, rows: int, row_bytes: int) -> Data | None:
+def read_blocks(path: Path, rows: int, row_bytes: int) -> Data | None:
+    """Return a finished matrix that a work folder keeps; None if it is not there, or not whole."""
     try:
         data = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -25,17 +25,18 @@ from miaotui.types import Progress
 CONTEXT = 1024
 TOKENS = 256  # of each text
 SEEDS = {CALIBRATION: 19, TEST: 7919}
+SEED_STEP = 100_003  # between the seeds of two sets of texts
 
 
 def own_texts(
-    path: Path, digest: str, settings: Settings, progress: Progress | None = None, context: int = CONTEXT
+    path: Path, digest: str, settings: Settings, progress: Progress | None = None, context: int = CONTEXT, seed: int = 0
 ) -> tuple[TextSet, TextSet]:
     """Return the calibration and the test texts that the model at ``path`` writes; ``digest`` is of its file.
 
-    ``context`` is the model's, in tokens; texts are shorter where it is. They are kept in the cache. Raises a
-    `MiaotuiError`.
+    ``context`` is the model's, in tokens; texts are shorter where it is. Another ``seed`` gives other texts from the
+    same openings. They are kept in the cache. Raises a `MiaotuiError`.
     """
-    kept = settings.cache_dir / "optimize" / f"{_key(digest)}.json"
+    kept = settings.cache_dir / "optimize" / f"{_key(digest, seed)}.json"
     try:
         found = read_object(kept)
         return _set("calibration", found["calibration"]), _set("test", found["test"])
@@ -44,7 +45,7 @@ def own_texts(
     if progress is not None:
         progress("writing texts", 0, None)
     with load_llm(os.fspath(path), context=min(context, CONTEXT), speculate=False, progress=progress) as llm:
-        written = {"calibration": _written(llm, CALIBRATION), "test": _written(llm, TEST)}
+        written = {"calibration": _written(llm, CALIBRATION, seed), "test": _written(llm, TEST, seed)}
     text = json.dumps(written, ensure_ascii=False).encode()
     try:
         settings.folder("optimize")
@@ -54,9 +55,9 @@ def own_texts(
     return _set("calibration", written["calibration"]), _set("test", written["test"])
 
 
-def _written(llm: LLM, openings: tuple[str, ...]) -> list[str]:
-    tokens = min(TOKENS, llm.context // 2)
-    done = llm.generate(list(openings), max_tokens=tokens, temperature=1.0, seed=SEEDS[openings], ignore_eos=True)
+def _written(llm: LLM, openings: tuple[str, ...], seed: int) -> list[str]:
+    tokens, first = min(TOKENS, llm.context // 2), SEEDS[openings] + SEED_STEP * seed
+    done = llm.generate(list(openings), max_tokens=tokens, temperature=1.0, seed=first, ignore_eos=True)
     return [opening + one.text for opening, one in zip(openings, done, strict=True)]
 
 
@@ -67,6 +68,6 @@ def _set(purpose: str, texts: list[str]) -> TextSet:
     return TextSet(f"the model's own {purpose} texts", tuple(map(str, turns)))
 
 
-def _key(digest: str) -> str:
-    about = [digest, CALIBRATION, TEST, TOKENS, list(SEEDS.values())]
+def _key(digest: str, seed: int) -> str:
+    about = [digest, CALIBRATION, TEST, TOKENS, list(SEEDS.values()), *([seed] if seed else [])]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

@@ -16,10 +16,11 @@ from typing import Literal
 
 from miaotui.errors import RequestError
 from miaotui.retrieval.answers.calibrate import NearRule
-from miaotui.retrieval.answers.key import AnswerKey, may_keep, namespace_digest
+from miaotui.retrieval.answers.key import AnswerKey, ground_digest, may_keep, namespace_digest
 from miaotui.retrieval.answers.similarity import likeness, marks_agree, read
 from miaotui.retrieval.answers.store import AnswerEntry, AnswerStore
 from miaotui.retrieval.minhash import band_keys
+from miaotui.sealing.master_keys import MasterKeys
 
 __all__ = ["AnswerCache", "AnswerKey", "CacheCounts", "CacheOptions", "CacheState", "Found", "may_keep"]
 
@@ -81,9 +82,11 @@ class AnswerCache:
     def __init__(self, options: CacheOptions | None = None, clock: Callable[[], float] = time.time) -> None:
         self.options = options or CacheOptions()
         self._clock = clock
-        self._store = AnswerStore(self.options.path, self.options.max_bytes, self.options.max_age_s, clock)
+        keys = None if self.options.path is None else MasterKeys.from_env()
+        self._store = AnswerStore(self.options.path, self.options.max_bytes, self.options.max_age_s, clock, keys)
         self._lock = threading.Lock()
         self._hits = self._near = self._misses = self._kept = 0
+        self._gone: set[str] = set()
 
     def find(self, asking: AnswerKey) -> Found | None:
         """Return the answer to this question or, if a rule allows it, to a similar one."""
@@ -91,7 +94,7 @@ class AnswerCache:
         kept, how, alike = self._store.get(asking.key()), "hit", 1.0
         if kept is None and (best := self._most_alike(asking)) is not None:
             key, alike = best
-            kept, how = self._store.get(key), "near"
+            kept, how = self._store.get_near(key), "near"
         self._note(how if kept is not None else "miss")
         if kept is None:
             return None
@@ -101,6 +104,8 @@ class AnswerCache:
 
     def keep(self, asking: AnswerKey, payload: bytes) -> bool:
         """Keep an answer. Returns whether that succeeded. Call `may_keep` first."""
+        if asking.namespace in self._gone:
+            return False
         question, bands = None, []
         if self.options.near is not None and asking.question is not None:
             reading = read(asking.question)
@@ -110,6 +115,7 @@ class AnswerCache:
             key=asking.key(),
             scope=asking.scope(),
             namespace=namespace_digest(asking.namespace),
+            grounds=[ground_digest(asking.namespace, name) for name, _ in asking.indexes],
             payload=payload,
             question=question,
             bands=bands,
@@ -119,8 +125,21 @@ class AnswerCache:
             self._kept += kept
         return kept
 
+    def forget_index(self, namespace: str, index: str) -> int:
+        """Drop all answers from an index of one owner. Returns how many there were."""
+        return self._store.drop_ground(ground_digest(namespace, index))
+
+    def forget(self, asking: AnswerKey) -> bool:
+        """Drop one answer. Returns whether there was one."""
+        return self._store.drop(asking.key())
+
+    def keep_no_more(self, namespace: str) -> None:
+        """Keep no answer of an owner from now on: its answers are about to be deleted."""
+        with self._lock:
+            self._gone.add(namespace)
+
     def forget_namespace(self, namespace: str) -> int:
-        """Drop all answers of one API key. Returns how many there were."""
+        """Drop all answers of one owner. Returns how many there were."""
         return self._store.drop_namespace(namespace_digest(namespace))
 
     def counts(self) -> CacheCounts:

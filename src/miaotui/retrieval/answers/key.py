@@ -3,7 +3,7 @@
 Owns the rule (`may_keep`) and two digests of a question: of all of it, and of its *scope*, which is all but the last
 message. Knows no storage. Invariant: two questions with one key differ in nothing that the engine or the caller can
 tell, except in what `normalised` drops. The caller's namespace is part of both digests, so answers never cross from
-one API key to another.
+one owner to another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _VERSION = 2  # of this file's digests; a change makes all kept answers unreacha
 class AnswerKey:
     """Question to the cache.
 
-    ``model`` and ``template`` are digests of what will answer; ``namespace`` tells API keys apart; ``messages`` are
+    ``model`` and ``template`` are digests of what will answer; ``namespace`` tells owners apart; ``messages`` are
     mappings of JSON values; ``indexes`` are (name, version) of the grounds of the answer; ``extra`` is anything else
     that shapes the answer, as JSON values: a response format, the kind of request. ``near`` says whether an answer to
     a similar question may serve.
@@ -83,6 +83,11 @@ def may_keep(params: SamplingParams, *, seed_given: bool, tools: bool = False, c
 def namespace_digest(namespace: str) -> bytes:
     """Return a namespace as it is stored, 20 bytes: the cache's file does not hold API keys."""
     return _digest("namespace", namespace)
+
+
+def ground_digest(namespace: str, index: str) -> bytes:
+    """Return an index of an owner as it is stored beside the answers that were made from it, 20 bytes."""
+    return _digest("ground", namespace, index)
 
 
 def _digest(*parts: Any) -> bytes:

@@ -2,8 +2,9 @@
 
 Owns the tables, eviction, and recovery when the file is damaged, locked or on a full disk. Knows neither questions
 nor models: keys are digests, payloads are bytes. Invariants: a row that does not match its checksum is never
-returned; a damaged file is put aside and a new one begun, so no caller ever fails for it. Write-ahead logging: a
-killed process leaves the file whole.
+returned; a damaged file is put aside and a new one begun, so no caller ever fails for it; what was dropped by name is
+in no file any more when the call returns (`PRAGMA secure_delete`, and the write-ahead log is emptied). Write-ahead
+logging: a killed process leaves the file whole.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from miaotui.config import cache_error, make_folder
-from miaotui.errors import CacheError
+from miaotui.errors import CacheError, EncryptionKeyError
+from miaotui.retrieval.answers.erasing import empty_log
+from miaotui.sealing.cells import CellCipher, begin_cells, is_sealed, open_cells
+from miaotui.sealing.master_keys import MasterKeys
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2  # 2: with the indexes that an answer is from
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, scope BLOB NOT NULL, namespace BLOB NOT NULL,
@@ -35,11 +39,19 @@ CREATE TABLE IF NOT EXISTS bands (
   band INTEGER NOT NULL, answer INTEGER NOT NULL REFERENCES answers (id) ON DELETE CASCADE,
   PRIMARY KEY (band, answer)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS bands_answer ON bands (answer);
+CREATE TABLE IF NOT EXISTS grounds (
+  ground BLOB NOT NULL, answer INTEGER NOT NULL REFERENCES answers (id) ON DELETE CASCADE,
+  PRIMARY KEY (ground, answer)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS grounds_answer ON grounds (answer);
+CREATE INDEX IF NOT EXISTS answers_namespace ON answers (namespace);
 """
 _ROW_BYTES, _BAND_BYTES = 300, 60  # about what a row and its indexes take besides its texts
 _USED_EVERY_S = 60.0  # how stale the time of last use may be: reads should not all write
 _RECOUNT = 256  # puts between two counts of all bytes; other processes may share the file
 _MOST_NEAR = 256
+CONTEXT = "answers"  # of the wrapped data key
+_QUESTION, _PAYLOAD = b"question", b"payload"
+DAMAGED = ".damaged"  # after the name of a file that was put aside
 T = TypeVar("T")
 
 
@@ -63,6 +75,7 @@ class AnswerEntry:
     payload: bytes
     question: str | None = None  # only if it may serve similar ones
     bands: Sequence[int] = ()
+    grounds: Sequence[bytes] = ()  # indexes that it was made from
 
     @property
     def size(self) -> int:
@@ -78,11 +91,17 @@ class AnswerStore:
     """
 
     def __init__(
-        self, path: Path | None, max_bytes: int, max_age_s: float, clock: Callable[[], float] = time.time
+        self,
+        path: Path | None,
+        max_bytes: int,
+        max_age_s: float,
+        clock: Callable[[], float] = time.time,
+        keys: MasterKeys | None = None,
     ) -> None:
         self.path, self.max_bytes, self.max_age_s = path, max_bytes, max_age_s
         self.failures = self.rebuilt = self.evicted = 0
-        self._clock = clock
+        self._clock, self._master = clock, keys
+        self._cells: CellCipher | None = None  # None: questions and answers are plain
         self._lock = threading.Lock()
         self._puts = self._bytes = 0
         if path is not None:
@@ -98,18 +117,28 @@ class AnswerStore:
 
     def get(self, key: bytes) -> KeptAnswer | None:
         """Return the answer under ``key``, if it is there, sound and not too old."""
-        return self._guarded(lambda: self._get(key), None)
+        return self._guarded(lambda: self._get(self._hidden(key)), None)
 
     def near(self, scope: bytes, bands: Sequence[int]) -> list[tuple[bytes, str]]:
         """Return (key, question) of answers in the same scope that share a band."""
         marks = ",".join("?" * len(bands))
+        bands, scope = self._hidden_numbers(bands), self._hidden(scope)
         query = (
             "SELECT DISTINCT a.key, a.question FROM bands b JOIN answers a ON a.id = b.answer "  # noqa: S608  (question marks and a number)
             f"WHERE b.band IN ({marks}) AND a.scope = ? AND a.made_s >= ? "
             f"AND a.question IS NOT NULL LIMIT {_MOST_NEAR}"
         )
         values = (*bands, scope, self._clock() - self.max_age_s)
-        return self._guarded(lambda: list(self._db.execute(query, values)), [])
+
+        def work() -> list[tuple[bytes, str]]:
+            rows = self._db.execute(query, values)
+            return [(key, str(self._shown(question, key, _QUESTION))) for key, question in rows]
+
+        return self._guarded(work, [])
+
+    def get_near(self, key: bytes) -> KeptAnswer | None:
+        """Return the answer under a key that `near` gave."""
+        return self._guarded(lambda: self._get(key), None)
 
     def count(self) -> tuple[int, int]:
         """Return (answers, their bytes)."""
@@ -125,10 +154,19 @@ class AnswerStore:
             return False
         return self._guarded(lambda: self._put(entry), False)
 
+    def drop(self, key: bytes) -> bool:
+        """Drop one answer, from all files. Returns whether there was one."""
+        return self._guarded(lambda: self._erase("DELETE FROM answers WHERE key = ?", self._hidden(key)), 0) > 0
+
     def drop_namespace(self, namespace: bytes) -> int:
-        """Drop all answers of one namespace. Returns how many there were."""
+        """Drop all answers of one namespace, from all files. Returns how many there were."""
         query = "DELETE FROM answers WHERE namespace = ?"
-        return self._guarded(lambda: self._delete(query, namespace), 0)
+        return self._guarded(lambda: self._erase(query, self._hidden(namespace)), 0)
+
+    def drop_ground(self, ground: bytes) -> int:
+        """Drop all answers that were made from an index, from all files. Returns how many there were."""
+        query = "DELETE FROM answers WHERE id IN (SELECT answer FROM grounds WHERE ground = ?)"
+        return self._guarded(lambda: self._erase(query, self._hidden(ground)), 0)
 
     def close(self) -> None:
         """Close the file. Closing twice does nothing."""
@@ -142,6 +180,9 @@ class AnswerStore:
         with self._lock:
             try:
                 return work()
+            except EncryptionKeyError as error:  # of one value
+                self.failures += 1
+                _LOG.warning("answer cache: %s", error)
             except sqlite3.ProgrammingError:  # closed: the server is leaving
                 self.failures += 1
             except sqlite3.OperationalError as error:  # locked, full, read-only
@@ -180,22 +221,27 @@ class AnswerStore:
         if used_s < now - _USED_EVERY_S:
             with self._db:
                 self._db.execute("UPDATE answers SET used_s = ? WHERE id = ?", (now, number))
-        return KeptAnswer(key, question, payload, made_s)
+        shown = self._shown(question, key, _QUESTION)
+        return KeptAnswer(key, shown, bytes(self._shown(payload, key, _PAYLOAD)), made_s)
 
     def _put(self, entry: AnswerEntry) -> bool:
         now = self._clock()
-        checksum = _checksum(entry.key, entry.payload)
-        texts = (entry.question, entry.payload, checksum)
-        entry_values = (entry.key, entry.scope, entry.namespace, *texts)
+        key = self._hidden(entry.key)
+        payload = self._sealed(entry.payload, key, _PAYLOAD)
+        question = self._sealed(entry.question, key, _QUESTION)
+        texts = (question, payload, _checksum(key, payload))
+        entry_values = (key, self._hidden(entry.scope), self._hidden(entry.namespace), *texts)
         with self._db:
-            self._db.execute("DELETE FROM answers WHERE key = ?", (entry.key,))
+            self._db.execute("DELETE FROM answers WHERE key = ?", (key,))
             number = self._db.execute(
                 "INSERT INTO answers (key, scope, namespace, question, payload, checksum, made_s, "
                 "used_s, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*entry_values, now, now, entry.size),
             ).lastrowid
-            bands = [(band, number) for band in set(entry.bands)]
+            bands = [(band, number) for band in set(self._hidden_numbers(entry.bands))]
             self._db.executemany("INSERT INTO bands VALUES (?, ?)", bands)
+            grounds = [(self._hidden(ground), number) for ground in set(entry.grounds)]
+            self._db.executemany("INSERT INTO grounds VALUES (?, ?)", grounds)
         self._puts += 1
         self._bytes += entry.size
         if self._bytes > self.max_bytes or self._puts % _RECOUNT == 0:
@@ -227,16 +273,67 @@ class AnswerStore:
         with self._db:
             return self._db.execute(query, values).rowcount
 
+    def _erase(self, query: str, *values: object) -> int:
+        """Delete rows, and every trace of them: in the file, in its log, and in a damaged one that was put aside."""
+        count = self._delete(query, *values)
+        if self.path is not None:
+            self.path.with_name(self.path.name + DAMAGED).unlink(missing_ok=True)
+            empty_log(self._db)
+        return count
+
+    # sealed cells ---------------------------------------------------------------------------------
+
+    def _hidden(self, key: bytes) -> bytes:
+        return key if self._cells is None else self._cells.blind(key)
+
+    def _hidden_numbers(self, numbers: Sequence[int]) -> Sequence[int]:
+        return numbers if self._cells is None else [self._cells.blind_number(number) for number in numbers]
+
+    def _sealed(self, value: Any, key: bytes, column: bytes) -> Any:
+        """Return a text or bytes as they are stored."""
+        if self._cells is None or value is None:
+            return value
+        data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+        return self._cells.seal(data, column + key)
+
+    def _shown(self, cell: Any, key: bytes, column: bytes) -> Any:
+        """Return what `_sealed` was given."""
+        if self._cells is None or cell is None:
+            return cell
+        value = self._cells.open(cell, column + key)
+        return value.decode("utf-8", "surrogatepass") if column == _QUESTION else value
+
+    def _open_cells(self, db: sqlite3.Connection) -> None:
+        """Find the cipher of the file; a plain one becomes sealed, and empty, where there is a master key.
+
+        Raises `EncryptionKeyError`.
+        """
+        if self.path is None:
+            return
+        if is_sealed(db):
+            keys = self._master or MasterKeys.required(f"the cache of answers {self.path}")
+            self._cells = open_cells(db, keys, CONTEXT, str(self.path))
+        elif self._master is not None:
+            with db:
+                db.execute("DELETE FROM answers")
+                self._cells = begin_cells(db, self._master, CONTEXT)
+            self.path.with_name(self.path.name + DAMAGED).unlink(missing_ok=True)
+            db.execute("VACUUM")
+            empty_log(db)
+
     # the file -------------------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
         db = _connect(self.path)
         try:
             found = db.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _FORMAT):
+            if found == 1:  # its answers do not say which indexes they are from, and could not be deleted with those
+                db.executescript("DROP TABLE IF EXISTS bands; DROP TABLE IF EXISTS answers; VACUUM;")
+            elif found not in (0, _FORMAT):
                 raise sqlite3.DatabaseError(f"format {found} is not {_FORMAT}")
             db.executescript(_TABLES)
             db.execute(f"PRAGMA user_version = {_FORMAT}")
+            self._open_cells(db)
             row = db.execute("SELECT coalesce(sum(size), 0) FROM answers").fetchone()
             self._bytes = int(row[0])
         except BaseException:
@@ -251,7 +348,7 @@ class AnswerStore:
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             if self.path.exists():
-                os.replace(self.path, self.path.with_name(self.path.name + ".damaged"))
+                os.replace(self.path, self.path.with_name(self.path.name + DAMAGED))
         return self._open()
 
 
@@ -260,7 +357,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # questions are private
     db = sqlite3.connect(":memory:" if path is None else path, 2.0, check_same_thread=False)
     try:
-        for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL"):
+        for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
             db.execute(f"PRAGMA {pragma}").fetchall()
         db.execute("PRAGMA foreign_keys = ON")
         if path is None:

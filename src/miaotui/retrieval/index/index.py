@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from miaotui.retrieval.document import Document, Hit, Results
 from miaotui.retrieval.index.gather import Gathered, IndexPart, Pools, gather
 from miaotui.retrieval.index.partition import Partition
 from miaotui.retrieval.index.schema import Row, row_of
+from miaotui.retrieval.index.sealed_partition import SealedPartition
 from miaotui.retrieval.index.served import Served
 from miaotui.retrieval.index.settings import IndexSettings, place, raise_format, read_plan, write_plan
 from miaotui.retrieval.index.snapshot import Snapshot
@@ -37,6 +39,8 @@ from miaotui.retrieval.index.statistics import Statistics, total
 from miaotui.retrieval.ingest.passages import split
 from miaotui.retrieval.query.analysis import Analyzer
 from miaotui.retrieval.query.compiler import Ranked
+from miaotui.sealing.master_keys import MasterKeys
+from miaotui.sealing.seal import Seal
 
 MAX_LIMIT = 1_000
 _CACHED_RESULTS = 1_024
@@ -48,10 +52,11 @@ _COMMIT_EVERY = 125_000
 class Index(Closing):
     """Open index. Safe to use from several threads; close it, or use it in ``with``."""
 
-    def __init__(self, folder: Path, plan: IndexSettings) -> None:
+    def __init__(self, folder: Path, plan: IndexSettings, seal: Seal | None = None) -> None:
         self.folder, self.plan = folder, plan
         self.analyzer = Analyzer(plan.language)
-        self._partitions = [Partition(path) for path in plan.folders(folder)]
+        self.seal = seal if seal is not None or not plan.sealed else seal_of(folder, plan)
+        self._partitions = [open_partition(path, self.seal) for path in plan.folders(folder)]
         self._writing = threading.RLock()
         self._held: int | None = None  # the open lock file, while this process writes
         self._changed_s = 0.0  # when the last change ended, in `time.monotonic` seconds
@@ -68,11 +73,16 @@ class Index(Closing):
     def create(cls, name: str | Path, plan: IndexSettings | None = None) -> Index:
         """Create an empty index of that name in miaotui's folder, or in the folder of that path.
 
-        Raises `RequestError` when there is one already or the name is not allowed.
+        It is encrypted where the environment names a master key. Raises `RequestError` when there is one already or
+        the name is not allowed.
         """
-        folder = place(name)
-        write_plan(folder, plan or IndexSettings(), lambda path: Partition.create(path).close())
-        return cls.open(folder)
+        folder, plan = place(name), plan or IndexSettings()
+        keys = MasterKeys.from_env()
+        if keys is not None:
+            plan = replace(plan, sealed=True)
+        seal = seal_of(folder, plan) if plan.sealed else None
+        write_plan(folder, plan, lambda path: create_partition(path, seal))
+        return cls(folder, plan, seal)
 
     @classmethod
     def open(cls, name: str | Path) -> Index:
@@ -107,7 +117,35 @@ class Index(Closing):
         return self.add(given)
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete documents, or single passages, by id; return how many passages are gone."""
+        """Delete documents, or single passages, by id; return how many passages are gone.
+
+        They are gone from the files too when this returns, see `purge`.
+        """
+        gone = self._delete(ids)
+        if gone:
+            self.purge()
+        return gone
+
+    def purge(self) -> int:
+        """Remove deleted and replaced passages from the files; return how many others were written anew for that.
+
+        Takes time in proportion to the segments that hold any: up to that of indexing the partition.
+        """
+        with self._writing:
+            self._take_lock()
+            try:
+                written = sum(each.rewrite(lambda passage: row_of(passage, self.analyzer)) for each in self._partitions)
+            except BaseException:
+                for partition in self._partitions:
+                    partition.abandon()
+                raise
+            finally:
+                self._changed_s = time.monotonic()
+        with self._cache_lock:
+            self._cache.clear()
+        return written
+
+    def _delete(self, ids: Iterable[str]) -> int:
         gone = 0
         with self._changing():
             for key in ids:
@@ -167,6 +205,15 @@ class Index(Closing):
             partition.commit()
         for partition in self._partitions:
             partition.snapshot()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other processes, and threads, from changing the index; merges have ended."""
+        with self._writing:
+            self._take_lock()
+            for partition in self._partitions:
+                partition.close()
+            yield
 
     def _take_lock(self) -> None:
         if self._held is not None:
@@ -309,6 +356,21 @@ class Index(Closing):
     def _partition_of(self, whole: str) -> Partition:
         digest = blake2b(whole.encode(), digest_size=8).digest()
         return self._partitions[int.from_bytes(digest, "little") % len(self._partitions)]
+
+
+def seal_of(folder: Path, plan: IndexSettings) -> Seal:
+    """Return the seal of an encrypted index. Raises `EncryptionKeyError` where the environment names no key."""
+    return Seal(folder, plan.uid, MasterKeys.required(f"the index in {folder}"))
+
+
+def open_partition(path: Path, seal: Seal | None) -> Partition:
+    """Open a partition; ``seal`` None: its files are plain."""
+    return Partition(path) if seal is None else SealedPartition(path, seal)
+
+
+def create_partition(path: Path, seal: Seal | None) -> None:
+    """Create an empty partition."""
+    (Partition.create(path) if seal is None else SealedPartition.create_sealed(path, seal)).close()
 
 
 def check_page(limit: int, offset: int) -> None:

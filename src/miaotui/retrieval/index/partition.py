@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miaotui.config import cache_error, make_folder
 from miaotui.errors import DocumentIndexError, IndexBusyError
 from miaotui.libraries import need
+from miaotui.retrieval.document import Document
 from miaotui.retrieval.index import schema
-from miaotui.retrieval.index.snapshot import Snapshot
+from miaotui.retrieval.index.snapshot import SegmentCounts, Snapshot
 
 if TYPE_CHECKING:
     import tantivy
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 # of 500 bytes become five segments instead of ten, and are searched the faster.
 _HEAP_BYTES = 1_000_000_000
 _FULL = ("No space left", "File too large", "os error 28", "os error 27", "Quota exceeded")
+SEGMENT_FILE = re.compile(r"[0-9a-f]{32}\.")
 _DIED = "writer was killed"  # how the library says that a write failed in one of its threads
 
 
@@ -73,6 +76,45 @@ class Partition:
         """Delete every passage with this id, or of this document, that was added before."""
         with _translated(self.folder):
             self._open_writer().delete_documents_by_term("key", key)
+
+    def has_dead(self) -> bool:
+        """Return whether files hold passages that were deleted or replaced."""
+        return self.snapshot().has_dead
+
+    def rewrite(self, rows: Callable[[Document], schema.Row]) -> int:
+        """Write the live passages of all segments with dead ones anew, so that no file holds a dead one any more.
+
+        ``rows`` analyses a passage. Returns how many were written. Raises like `commit`.
+        """
+        self.close()  # merges end first: they might take dead passages along
+        state = self.snapshot()
+        if not state.has_dead:
+            self._drop_unused()
+            return 0
+        kept = state.beside_dead()
+        if kept is None:
+            kept = list(state.passages())
+            with _translated(self.folder):
+                self._open_writer().delete_all_documents()
+        for passage in kept:
+            self.delete(passage.id)
+        for passage in kept:
+            self.add(rows(passage))
+        self.commit()
+        self.close()
+        self.snapshot()
+        self._drop_unused()
+        return len(kept)
+
+    def _drop_unused(self) -> None:
+        """Unlink the files of segments that the committed state does not name; readers of them go on undisturbed."""
+        with _translated(self.folder):
+            meta = json.loads((self.folder / "meta.json").read_bytes())
+            used = {segment["segment_id"].replace("-", "") for segment in meta["segments"]}
+            for path in self.folder.iterdir():
+                if SEGMENT_FILE.match(path.name) and path.name[:32] not in used:
+                    with suppress(PermissionError):  # Windows keeps what is read; the next commit removes it
+                        path.unlink(missing_ok=True)
 
     def commit(self) -> None:
         """Make all changes durable and visible, or raise and leave the last commit as it was."""
@@ -132,13 +174,22 @@ class Partition:
             while True:
                 stamp = self._stamp()
                 meta = json.loads((self.folder / "meta.json").read_bytes())
-                self._index.reload()
+                try:
+                    self._index.reload()
+                except ValueError:  # files of an earlier state, which another process has just replaced
+                    if self._stamp() == stamp:
+                        raise
+                    continue
                 searcher = self._index.searcher()
                 if self._stamp() == stamp:
                     break
-            counted = sum(segment["max_doc"] for segment in meta["segments"])
             self._seen = stamp
-            return Snapshot(searcher, self._schema, int(meta["opstamp"]), counted)
+            return Snapshot(searcher, self._schema, int(meta["opstamp"]), list(map(_segment, meta["segments"])))
+
+
+def _segment(described: Mapping[str, Any]) -> SegmentCounts:
+    dead = (described.get("deletes") or {}).get("num_deleted_docs", 0)
+    return SegmentCounts(int(described["max_doc"]) - int(dead), int(dead))
 
 
 @contextmanager

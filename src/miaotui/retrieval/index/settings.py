@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,10 +20,10 @@ from miaotui.errors import DocumentIndexError, IndexMissingError, RequestError
 from miaotui.retrieval.index.schema import RANKED, WEIGHTS
 from miaotui.retrieval.query.analysis import Analyzer
 
-FORMATS = (1, 2)  # 2: with vectors beside it; versions that know 1 alone refuse it
+FORMATS = (1, 2, 3)  # 2: with vectors beside it, 3: encrypted; versions that know earlier ones alone refuse it
 MAX_PARTITIONS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_FILE = "index.json"
+INDEX_FILE = "index.json"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class IndexSettings:
     remotes: tuple[str, ...] = ()
     timeout_s: float = 2.0
     uid: str = field(default_factory=lambda: secrets.token_hex(4))
+    sealed: bool = False  # whether its files are encrypted
 
     def __post_init__(self) -> None:
         Analyzer(self.language)
@@ -82,7 +84,7 @@ def checked_name(name: str) -> str:
 
 def lies_here(name: str) -> bool:
     """Return whether the folder ``name`` in the current folder holds an index, which is found as ``./name`` only."""
-    return _NAME.fullmatch(name) is not None and (Path(name) / _FILE).is_file()
+    return _NAME.fullmatch(name) is not None and (Path(name) / INDEX_FILE).is_file()
 
 
 def names() -> list[str]:
@@ -92,34 +94,56 @@ def names() -> list[str]:
 
 def names_in(root: Path) -> list[str]:
     """Return the indexes in a folder, in order."""
-    found = (path.parent.name for path in root.glob(f"*/{_FILE}"))
+    found = (path.parent.name for path in root.glob(f"*/{INDEX_FILE}"))
     return sorted(name for name in found if _NAME.fullmatch(name))
 
 
 def write_plan(folder: Path, plan: IndexSettings, make: Callable[[Path], None]) -> None:
     """Make an index's partitions, then its file; raises `RequestError` when there is one."""
-    if (folder / _FILE).exists():
+    if (folder / INDEX_FILE).exists():
         raise RequestError(f"there is an index in {folder} already. Choose another name")
     make_folder(folder)
     for path in plan.folders(folder):
-        if (path / "meta.json").exists():  # a creation that was interrupted, hence empty
-            continue
+        if (path / "meta.json").exists() or (path / "manifest.sealed").exists():
+            continue  # of a creation that was interrupted, hence empty
         make(path)
-    _write(folder, {"format": FORMATS[0], **asdict(plan)})
+    write_settings(folder, plan)
+
+
+def write_settings(folder: Path, plan: IndexSettings) -> None:
+    """Write the file that makes a folder an index. Raises `CacheError`."""
+    values = asdict(plan)
+    sealed = values.pop("sealed")
+    _write(folder, {"format": FORMATS[-1], **values, "sealed": True} if sealed else {"format": FORMATS[0], **values})
 
 
 def raise_format(folder: Path, wanted: int) -> None:
     """Upgrade the index in ``folder`` to a format in place; nothing changes if it has that or a later one."""
-    value = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    value = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     if value["format"] < wanted:
         _write(folder, {**value, "format": wanted})
 
 
 def _write(folder: Path, value: Mapping[str, object]) -> None:
-    part = folder / f"{_FILE}.part"
+    part = folder / f"{INDEX_FILE}.part"
     try:
         part.write_text(json.dumps(value, indent=1), encoding="utf-8")
-        os.replace(part, folder / _FILE)
+        os.replace(part, folder / INDEX_FILE)
+    except OSError as error:
+        raise cache_error(error, folder) from error
+
+
+def remove_index(folder: Path) -> None:
+    """Delete an index with all its files; from the first moment on there is none of that name.
+
+    Raises `CacheError`.
+    """
+    for leftover in folder.parent.glob(".*.deleted"):  # of a deletion that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    away = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.deleted")
+    try:
+        os.replace(folder, away)
+        shutil.rmtree(away)
     except OSError as error:
         raise cache_error(error, folder) from error
 
@@ -129,7 +153,7 @@ def read_plan(folder: Path) -> IndexSettings:
     is damaged or of a later format.
     """
     try:
-        value = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        value = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         here = lies_here(folder.name) and Path(folder.name).absolute() != folder.absolute()
         hint = (
@@ -139,10 +163,10 @@ def read_plan(folder: Path) -> IndexSettings:
         )
         raise IndexMissingError(f"there is no index {folder.name!r} in {folder.parent}. {hint}") from error
     except (OSError, ValueError) as error:
-        raise DocumentIndexError(f"{folder / _FILE} cannot be read: {error}") from error
+        raise DocumentIndexError(f"{folder / INDEX_FILE} cannot be read: {error}") from error
     try:
         if value.pop("format") not in FORMATS:
             raise DocumentIndexError(f"the index in {folder} was made by a later miaotui. Update miaotui")
         return IndexSettings(**{**value, "remotes": tuple(value.get("remotes", ()))})
     except (TypeError, KeyError, AttributeError, RequestError) as error:
-        raise DocumentIndexError(f"{folder / _FILE} is damaged: {error}") from error
+        raise DocumentIndexError(f"{folder / INDEX_FILE} is damaged: {error}") from error

@@ -9,11 +9,12 @@ partitions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from miaotui.errors import RequestError
 from miaotui.libraries import need
@@ -47,14 +48,24 @@ class _Candidate:
     address: tantivy.DocAddress
 
 
+class SegmentCounts(NamedTuple):
+    """Passages of one segment that can be found, and those that were deleted or replaced."""
+
+    alive: int
+    dead: int
+
+
 class Snapshot:
     """State of a partition. Safe to use from several threads."""
 
-    def __init__(self, searcher: tantivy.Searcher, schema: tantivy.Schema, version: int, with_deleted: int) -> None:
+    def __init__(
+        self, searcher: tantivy.Searcher, schema: tantivy.Schema, version: int, segments: Sequence[SegmentCounts]
+    ) -> None:
         self._searcher, self._schema = searcher, schema
         self.version = version
         self.documents: int = searcher.num_docs
-        self._with_deleted = with_deleted  # as the library counts
+        self.segments = segments
+        self._with_deleted = sum(each.alive + each.dead for each in segments)  # as the library counts
         self._frequencies: dict[Term, int] = {}
         self.means: dict[str, float] = {}  # lengths of fields, as the library counts
 
@@ -91,6 +102,32 @@ class Snapshot:
             every = need("tantivy").Query.all_query()
             for _, address in self._searcher.search(every, self.documents, count=False).hits:
                 yield self._document(address)
+
+    @property
+    def has_dead(self) -> bool:
+        """Return whether segments hold passages that were deleted or replaced."""
+        return self._with_deleted != self.documents
+
+    def beside_dead(self) -> list[Document] | None:
+        """Return the live passages of the segments that hold dead ones too.
+
+        None if they cannot be told: the segments are in another order than in the library's file, or a passage's id
+        is another document's as well.
+        """
+        if not self.documents:
+            return []
+        every = need("tantivy").Query.all_query()
+        addresses = [address for _, address in self._searcher.search(every, self.documents, count=False).hits]
+        alive = Counter(address.segment_ord for address in addresses)
+        if [alive[number] for number in range(len(self.segments))] != [each.alive for each in self.segments]:
+            return None
+        wanted = [address for address in addresses if self.segments[address.segment_ord].dead]
+        found = [self._document(address) for address in wanted]
+        keys = Counter(key for passage in found for key in {passage.id, passage.whole})
+        for passage in found:
+            if self._searcher.doc_freq("key", passage.id) > 1 and self.count(passage.id) != keys[passage.id]:
+                return None
+        return found
 
     def count(self, key: str) -> int:
         """Return how many live passages have that id or belong to that document."""

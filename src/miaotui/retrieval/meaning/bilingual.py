@@ -98,6 +98,11 @@ class MeaningVectors:
         """
         return max(space.update(progress, stop) for space in self._spaces)
 
+    def purge(self) -> None:
+        """Delete the vectors of passages that are gone, from memory and from the files."""
+        for space in self._spaces:
+            space.purge()
+
     def _compared(self, vectors: QueryVectors) -> list[tuple[PassageVectors, Floats]]:
         spaces = [(self._english, vectors.english), (self._multilingual, vectors.multilingual)]
         return [(space, vector) for space, vector in spaces if space is not None and vector is not None]

@@ -7,7 +7,6 @@ goes on where it was, and files that do not fit together are made anew.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -24,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.config import cache_error, make_folder
-from miaotui.errors import RequestError
+from miaotui.errors import EncryptionKeyError, RequestError
 from miaotui.hub.lock import try_lock
 from miaotui.libraries import need
 from miaotui.retrieval.document import Document
 from miaotui.retrieval.index.index import Index
+from miaotui.retrieval.index.settings import INDEX_FILE
 from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.meaning.protocols import Floats, TextEmbedder, checked_vectors
+from miaotui.retrieval.meaning.vector_files import VectorFiles
 from miaotui.retrieval.sentences import stretches
 from miaotui.types import Progress
 
@@ -41,7 +42,6 @@ _NUMBER_BITS = 12
 _BATCH_PASSAGES = 32
 _SAVE_EVERY_S = 20.0
 _EXACT = 50_000  # vectors; up to so many all are compared
-_NOTE = "vectors.json"
 _LAYOUT = 3  # of the vectors of a passage: those of another one are made anew
 
 
@@ -76,8 +76,9 @@ class PassageVectors:
     def __init__(self, index: Index, embedder: TextEmbedder, space: VectorSpace = MULTILINGUAL) -> None:
         self.index, self.embedder, self._space = index, embedder, space
         self._folder = index.folder / space.folder
+        self._files = VectorFiles(self._folder, index.seal)
         self._lock = threading.Lock()  # of what follows
-        self._updating = threading.Lock()
+        self._updating, self._purging = threading.Lock(), threading.Event()
         self._passages: dict[int, tuple[str, int]] = {}  # key of a passage: its id, number of its vectors
         self._names: dict[str, int] = {}
         self._mark = 0  # all keys, combined by exclusive or
@@ -176,7 +177,7 @@ class PassageVectors:
         with self._alone() as alone:
             if not alone:
                 return 0
-            if self._note_stamp() != self._stamp:  # another process has gone on
+            if self._files.stamp != self._stamp:  # another process has gone on
                 self._load()
             if self.is_current:
                 return 0
@@ -191,6 +192,30 @@ class PassageVectors:
                 self._save()
             return done
 
+    def purge(self) -> None:
+        """Delete the vectors of passages that are gone from memory and from the files; makes none.
+
+        The graph is built anew from the vectors that stay, since the library keeps a removed one's numbers.
+        """
+        self._purging.set()  # an update that runs ends after its batch
+        with self._updating:
+            self._purging.clear()
+            if self._files.stamp != self._stamp:
+                self._load()
+            live = {_key(passage) for passage in self._accepted()}
+            with self._lock:
+                gone = self._passages.keys() - live
+            if self._graph is None or not gone:
+                return
+            self._drop(live)
+            with self._lock:
+                keys = [(key << _NUMBER_BITS) + n for key, (_, count) in self._passages.items() for n in range(count)]
+                whole, self._graph = self._graph, _graph_of(self._graph.ndim)
+                if keys:
+                    wanted = np.array(keys, np.uint64)
+                    self._graph.add(wanted, np.asarray(whole.get(wanted), np.int8))
+            self._save()
+
     # ---- making ----------------------------------------------------------------------------------
 
     def _accepted(self) -> Iterator[Document]:
@@ -200,7 +225,7 @@ class PassageVectors:
         missing = (one for one in self._accepted() if _key(one) not in self._passages)
         done, saved_s = 0, time.monotonic()
         tell = progress or (lambda *_: None)
-        while (batch := list(islice(missing, _BATCH_PASSAGES))) and not stop():
+        while (batch := list(islice(missing, _BATCH_PASSAGES))) and not stop() and not self._purging.is_set():
             tell("embed", done, total)
             self._add(batch)
             done += len(batch)
@@ -270,6 +295,9 @@ class PassageVectors:
             return
         held = -1
         try:
+            if not (self.index.folder / INDEX_FILE).exists():  # deleted meanwhile: nothing is to be made in its place
+                yield False
+                return
             make_folder(self._folder)
             held = os.open(self._folder / "update.lock", os.O_RDWR | os.O_CREAT, 0o666)
             yield try_lock(held)
@@ -280,33 +308,26 @@ class PassageVectors:
                 os.close(held)
             self._updating.release()
 
-    def _note_stamp(self) -> int:
-        try:
-            return os.stat(self._folder / _NOTE).st_mtime_ns
-        except OSError:
-            return 0
-
     def _load(self) -> None:
         """Load the files if they fit together and are of this model; otherwise keep what there is."""
-        self._stamp = self._note_stamp()
+        self._stamp = self._files.stamp
         try:
-            note = json.loads((self._folder / _NOTE).read_text(encoding="utf-8"))
+            note = self._files.read_note()
             if note["embedder"] != self.embedder.identity or note.get("layout") != _LAYOUT:
                 return
             passages = {int(key): (str(name), int(count)) for key, (name, count) in note["passages"].items()}
             graph = _graph_of(int(note["dimensions"]))
-            graph.load(str(self._folder / note["file"]))
+            self._files.load_graph(str(note["file"]), graph)
             if len(graph) == sum(count for _, count in passages.values()):
                 with self._lock:
                     self._graph, self._passages, self._version = graph, passages, str(note["version"])
                     self._names = {name: key for key, (name, _) in passages.items()}
                     self._mark = reduce(xor, passages, 0)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EncryptionKeyError):
             return
 
     def _save(self) -> None:
-        """Write the graph under a new name, then the note that names it, then raise the index's format."""
-        name = f"{time.time_ns()}.usearch"
+        """Write graph and note, then raise the index's format."""
         with self._lock:
             if self._graph is None:
                 return
@@ -315,20 +336,10 @@ class PassageVectors:
                 "layout": _LAYOUT,
                 "dimensions": self._graph.ndim,
                 "version": self._version,
-                "file": name,
                 "passages": {str(key): known for key, known in self._passages.items()},
             }
-            try:
-                self._graph.save(str(self._folder / name))
-                part = self._folder / f"{_NOTE}.part"
-                part.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
-                os.replace(part, self._folder / _NOTE)
-                self._stamp = self._note_stamp()
-                for old in self._folder.glob("*.usearch"):
-                    if old.name != name:
-                        old.unlink(missing_ok=True)
-            except (OSError, RuntimeError) as error:
-                raise cache_error(OSError(*error.args), self._folder) from error
+            self._files.write(note, self._graph)
+            self._stamp = self._files.stamp
         self.index.raise_format(FORMAT)
 
 

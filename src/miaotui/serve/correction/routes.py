@@ -38,7 +38,7 @@ async def correct(http: HttpRequest) -> Response:
     options = RequestOptions(caller_of(http).namespace, deadline=tasks.deadline, arrived_s=received(http).arrived_s)
     received(http).drop_body()
     found = await unless_gone(http.receive, _corrected(model, body.texts, options))
-    return tasks.answer(model.name, [each.to_json() for each in found])
+    return tasks.answer(model.name, [each.to_json() for each in found], model.tier)
 
 
 async def _corrected(model: ServedModel, texts: Sequence[object], options: RequestOptions) -> list[CorrectedText]:

@@ -61,7 +61,7 @@ async def create(http: HttpRequest) -> Response:
         body.index,
         body.mode,
         body.deadline_ms,
-        caller.name,
+        caller.owner,
         caller.namespace,
         body.max_tokens or ANSWER_TOKENS,
     )
@@ -81,7 +81,7 @@ class _Parts:
         self.model, self._graph = model, graph
         services = services_of(http)
         self._services, self._cache = services, services.response_cache
-        self._caller = caller_of(http).name
+        self._caller = caller_of(http)
         self._llm = None if model is None else LLM(model.loop, adapter=model.adapter)
         self._model_key = "" if model is None else model.identity
 

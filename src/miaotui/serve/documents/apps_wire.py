@@ -140,6 +140,14 @@ class TranscriptBody(Wire):
     ratings: list[dict[str, Any]]
 
 
+class DeletedConversation(Wire):
+    """A conversation that is gone."""
+
+    object: Literal["support.conversation"]
+    id: str
+    deleted: bool
+
+
 class RatedBody(Wire):
     """Confirmation of a rating."""
 

@@ -1,9 +1,9 @@
 """The indexes of a running server: opened when first asked for, each caller's own apart.
 
-Owns which index a name stands for, for which caller. An index made through a key lies in that key's own folder; those
-made at the command line can be searched with every key and changed with none. Knows no HTTP. Invariants: a name from
-a request is checked before it becomes part of a path; an index without recent changes is soon free for other
-processes to write.
+Owns which index a name stands for, for which caller, and how much a caller may keep. An index made through a key lies
+in that caller's own folder; those made at the command line can be searched by the callers whose allowance has them, and
+changed by none. Knows no HTTP. Invariants: a name from a request is checked before it becomes part of a path; an index
+without recent changes is soon free for other processes to write; nothing is made for a caller that is gone.
 """
 
 from __future__ import annotations
@@ -11,17 +11,33 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
-from miaotui.config import Settings
-from miaotui.errors import IndexMissingError, MiaotuiError, RequestError
+from miaotui.config import Settings, format_size
+from miaotui.errors import IndexMissingError, MiaotuiError, QuotaError
 from miaotui.retrieval.index.index import Index
-from miaotui.retrieval.index.settings import IndexSettings, checked_name, names_in
+from miaotui.retrieval.index.settings import INDEX_FILE, IndexSettings, checked_name, names_in, remove_index
 from miaotui.serve import LOG
+from miaotui.serve.middleware.keys import Caller
 
 MAX_OPEN = 64
 MAX_INDEXES = 1_000  # of one caller
 IDLE_S = 3.0  # after a change, until other processes may write
+
+
+def own_folder(root: Path, name: str) -> Path:
+    """Return the folder of the indexes of the caller called ``name``; no index's name begins with @, so it is none."""
+    return root / f"@{checked_name(name)}" if name else root
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files in a folder; files that vanish meanwhile count for nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 class IndexRegistry:
@@ -34,40 +50,88 @@ class IndexRegistry:
         self._idle_s = idle_s
         self._written: dict[Index, float] = {}  # may keep others from writing; asked for when
         self._timer: threading.Timer | None = None  # until they are looked through
+        self._gone: set[str] = set()  # owners whose data is about to be deleted
 
-    def names(self, caller: str) -> list[str]:
-        """Return the indexes that a caller may search; the empty caller is anyone, where no keys are."""
-        own = names_in(self._own(caller))
-        return sorted({*own, *names_in(self._root)})
+    def names(self, caller: Caller) -> list[str]:
+        """Return the indexes that a caller may search."""
+        shared = filter(caller.allowance.allows_index, names_in(self._root))
+        return sorted({*names_in(self._own(caller)), *shared})
 
-    def to_search(self, caller: str, name: str) -> Index:
-        """Return the index of that name: the caller's own, else the one for all. Raises
-        `IndexMissingError`.
-        """
+    def to_search(self, caller: Caller, name: str) -> Index:
+        """Return the index of that name: the caller's own, else the shared one. Raises `IndexMissingError`."""
         checked_name(name)
-        for folder in dict.fromkeys((self._own(caller) / name, self._root / name)):
-            if (folder / "index.json").is_file():
+        folders = [self._own(caller) / name, *([self._root / name] if caller.allowance.allows_index(name) else ())]
+        for folder in dict.fromkeys(folders):
+            if (folder / INDEX_FILE).is_file():
                 return self._opened(folder)
         raise IndexMissingError(f"there is no index {name!r}. Add a document to make it")
 
-    def to_change(self, caller: str, name: str, make: bool = False) -> Index:
+    def to_change(self, caller: Caller, name: str, make: bool = False, more_bytes: int = 0) -> Index:
         """Return the caller's own index of that name, made if it is missing and ``make`` is set.
 
-        Raises `IndexMissingError`, and `RequestError` when the caller has too many.
+        ``more_bytes`` are about to be added. Raises `IndexMissingError`, and `QuotaError` when the caller keeps too
+        much or has too many.
         """
         folder = self._own(caller) / checked_name(name)
         with self._lock:
-            if make and not (folder / "index.json").is_file():
-                if len(names_in(self._own(caller))) >= MAX_INDEXES:
-                    raise RequestError(f"there are {MAX_INDEXES:,} indexes already. Delete some")
+            if caller.owner in self._gone:
+                raise IndexMissingError(f"there is no index {name!r} of yours")
+            self._check_room(caller, more_bytes)
+            if make and not (folder / INDEX_FILE).is_file():
+                most = min(caller.allowance.index_count or MAX_INDEXES, MAX_INDEXES)
+                if len(names_in(self._own(caller))) >= most:
+                    raise QuotaError(f"there are {most:,} indexes already, as many as you may have. Delete some")
                 Index.create(folder, IndexSettings()).close()
-        if not (folder / "index.json").is_file():
+        if not (folder / INDEX_FILE).is_file():
             raise IndexMissingError(f"there is no index {name!r} of yours")
         index = self._opened(folder)
         with self._lock:
             self._written[index] = time.monotonic()
             self._look_later()
         return index
+
+    def remove(self, caller: Caller, name: str) -> Path:
+        """Delete the caller's own index of that name with its files; return its folder, which is gone.
+
+        Raises `IndexMissingError`.
+        """
+        folder = self._own(caller) / checked_name(name)
+        with self._lock:
+            if not (folder / INDEX_FILE).is_file():
+                raise IndexMissingError(f"there is no index {name!r} of yours")
+            self._forget(folder)
+            remove_index(folder)
+        return folder
+
+    def forget(self, caller: Caller) -> None:
+        """Close the indexes of a caller that is gone, and make none for it any more."""
+        own = self._own(caller)
+        with self._lock:
+            self._gone.add(caller.owner)
+            for folder in [each for each in self._open if each.parent == own]:
+                self._forget(folder)
+
+    def _forget(self, folder: Path) -> None:
+        """Close an index that is open. Call it with the lock."""
+        index = self._open.pop(folder, None)
+        for each in {*([index] if index else []), *(one for one in self._written if one.folder == folder)}:
+            self._written.pop(each, None)
+            try:
+                each.close()
+            except MiaotuiError as error:
+                LOG.error("an index could not be closed: %s", error)
+
+    def _check_room(self, caller: Caller, more_bytes: int) -> None:
+        """Raise `QuotaError` for documents that a caller has no room for; what others add meanwhile is not seen."""
+        most = caller.allowance.index_bytes
+        if most is None or not more_bytes:
+            return
+        held = folder_bytes(self._own(caller))
+        if held + more_bytes > most:
+            raise QuotaError(
+                f"your indexes take {format_size(held)} of the {format_size(most)} that you may keep, and "
+                f"{format_size(more_bytes)} more do not fit. Delete documents or indexes"
+            )
 
     def close(self) -> None:
         """Close all, so that merges end and other processes may write."""
@@ -110,9 +174,9 @@ class IndexRegistry:
             LOG.error("an index could not be let go: %s", error)
             return False
 
-    def _own(self, caller: str) -> Path:
-        """Return the folder of a caller's own indexes; no name of an index begins with @, so it is none."""
-        return self._root / f"@{checked_name(caller)}" if caller else self._root
+    def _own(self, caller: Caller) -> Path:
+        """Return the folder of a caller's own indexes."""
+        return own_folder(self._root, caller.name)
 
     def _opened(self, folder: Path) -> Index:
         with self._lock:

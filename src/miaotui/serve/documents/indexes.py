@@ -17,11 +17,13 @@ from miaotui.errors import FieldError, RequestError
 from miaotui.retrieval.document import Document, Results
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.ingest.pdf_text import decoded_file, pdf_text_apart
+from miaotui.retrieval.meaning.vector_files import remove_vectors
 from miaotui.retrieval.query.shares import shares_of
 from miaotui.serve.documents.indexes_wire import (
     AddDocuments,
     Added,
     DeletedDocuments,
+    DeletedIndex,
     DocumentBody,
     IndexList,
     PartitionPassages,
@@ -45,6 +47,7 @@ def routes() -> list[Endpoint]:
     """Return the routes of this module."""
     return [
         Endpoint("/v1/indexes", "GET", list_indexes, "List the indexes", answer=IndexList),
+        Endpoint(_INDEX_PATH, "DELETE", remove, "Delete an index", answer=DeletedIndex, parameters=_NAME_FIELD),
         Endpoint(
             f"{_INDEX_PATH}/documents",
             "POST",
@@ -102,26 +105,40 @@ def routes() -> list[Endpoint]:
 
 async def list_indexes(http: HttpRequest) -> Response:
     """Answer with the indexes that this caller may search."""
-    registry, caller = services_of(http).indexes, caller_of(http).name
+    registry, caller = services_of(http).indexes, caller_of(http)
     found = await run_in_threadpool(lambda: registry.names(caller))
     data = [{"id": name, "object": "index"} for name in found]
     return json_response({"object": "list", "data": data})
+
+
+async def remove(http: HttpRequest) -> Response:
+    """Delete an index of the caller's own, and the answers that were kept from it. Raises `IndexMissingError`."""
+    services, caller, name = services_of(http), caller_of(http), http.path_params["name"]
+
+    def work() -> None:
+        folder = services.indexes.remove(caller, name)
+        services.forget_answers(caller, name)
+        if services.meaning is not None:
+            services.meaning.forget(folder)
+
+    await run_in_threadpool(work)
+    return json_response({"id": name, "object": "index", "deleted": True})
 
 
 async def add(http: HttpRequest) -> Response:
     """Add documents; the answer is sent when they are durable and can be found."""
     body = await read_body(received(http).body, AddDocuments)
     services = services_of(http)
-    registry, caller, name = services.indexes, caller_of(http).name, http.path_params["name"]
+    registry, caller, name = services.indexes, caller_of(http), http.path_params["name"]
     if sum(each.pdf is not None for each in body.documents) > 1:
         raise bad_value("documents", "holds several PDF files: send one in a request")
 
     def work() -> dict[str, Any]:
         documents = [_document_of(one, f"documents[{at}]") for at, one in enumerate(body.documents)]
-        index = registry.to_change(caller, name, make=True)
+        more_bytes = sum(len(each.body) + len(each.title) for each in documents)
+        index = registry.to_change(caller, name, make=True, more_bytes=more_bytes)
         count = index.add(documents)
-        if services.meaning is not None:
-            services.meaning.changed(index)
+        services.index_changed(index)
         return {"added": len(documents), "passages": count, "version": index.version}
 
     return json_response(await run_in_threadpool(work), headers=ignored_fields(body))
@@ -129,7 +146,7 @@ async def add(http: HttpRequest) -> Response:
 
 async def show(http: HttpRequest) -> Response:
     """Answer with all passages of a document, in its order. Raises `ApiError` (404) when there is none."""
-    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
+    registry, caller, name = services_of(http).indexes, caller_of(http), http.path_params["name"]
     key = http.path_params["id"]
 
     def work() -> list[Document]:
@@ -174,13 +191,23 @@ def _no_document(key: str) -> ApiError:
 
 
 async def delete(http: HttpRequest) -> Response:
-    """Delete a document with all its passages. Raises `ApiError` (404) when there is none."""
-    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
+    """Delete a document with all its passages, and the answers that were kept from its index.
+
+    The answer is sent when no file holds the document's text any more. Raises `ApiError` (404) when there is none.
+    """
+    services, caller, name = services_of(http), caller_of(http), http.path_params["name"]
     key = http.path_params["id"]
 
     def work() -> dict[str, Any]:
-        index = registry.to_change(caller, name)
+        index = services.indexes.to_change(caller, name)
         count = index.delete([key])
+        if count:
+            services.forget_answers(caller, name)
+            if services.meaning is None:
+                remove_vectors(index.folder)  # without an embedder they cannot be told apart
+            else:
+                services.meaning.drop_deleted(index)
+            services.index_changed(index)
         return {"id": key, "deleted": count > 0, "passages": count, "version": index.version}
 
     answer = await run_in_threadpool(work)
@@ -193,7 +220,7 @@ async def search(http: HttpRequest) -> Response:
     """Answer with the best passages for a query."""
     body = await read_body(received(http).body, SearchRequest)
     services = services_of(http)
-    registry, caller, name = services.indexes, caller_of(http).name, http.path_params["name"]
+    registry, caller, name = services.indexes, caller_of(http), http.path_params["name"]
 
     def work() -> dict[str, Any]:
         words = registry.to_search(caller, name)
@@ -230,7 +257,7 @@ async def passages(http: HttpRequest) -> Response:
 
 async def _partition(http: HttpRequest) -> tuple[PartitionRequest, Callable[[], Any]]:
     body = await read_body(received(http).body, PartitionRequest)
-    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
+    registry, caller, name = services_of(http).indexes, caller_of(http), http.path_params["name"]
 
     def part() -> Any:
         index = registry.to_search(caller, name)

@@ -43,6 +43,14 @@ class Added(Wire):
     version: str
 
 
+class DeletedIndex(Wire):
+    """An index that is gone."""
+
+    id: str
+    object: Literal["index"] = "index"
+    deleted: bool
+
+
 class DeletedDocuments(Wire):
     """Result of a deletion."""
 

@@ -81,6 +81,18 @@ class MeaningService:
                 self._thread.start()
         self._wakeup.set()
 
+    def drop_deleted(self, index: Index) -> None:
+        """Delete the vectors of passages that are gone, from memory and from the files."""
+        self._hybrid(index).vectors.purge()
+        self.changed(index)  # an update may have ended early for this
+
+    def forget(self, folder: Path) -> None:
+        """Make no vectors any more for an index that was deleted."""
+        with self._lock:
+            self._hybrids.pop(folder, None)
+            for index in [each for each in self._due if each.folder == folder]:
+                del self._due[index]
+
     def close(self) -> None:
         """End the thread, after the batch that it is at, and give the encoders' memory back."""
         with self._lock:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from miaotui.apps.support import Reply, Support
 from miaotui.serve.documents.apps_wire import (
     BeginRequest,
+    DeletedConversation,
     MessageRequest,
     RatedBody,
     RatingRequest,
@@ -49,6 +50,7 @@ def routes() -> list[Endpoint]:
             answer=RatedBody,
             parameters=_TALK,
         ),
+        Endpoint(one, "DELETE", delete, "Delete it", answer=DeletedConversation, parameters=_TALK),
         Endpoint(one, "GET", transcript, "Read it", answer=TranscriptBody, parameters=_TALK),
     ]
 
@@ -56,7 +58,7 @@ def routes() -> list[Endpoint]:
 async def begin(http: HttpRequest) -> Response:
     """Begin a conversation and answer with its greeting."""
     body = await read_body(received(http).body or b"{}", BeginRequest)
-    service, caller = _service(http), caller_of(http).name
+    service, caller = _service(http), caller_of(http).owner
     conversation, reply = await run_in_threadpool(lambda: service.begin(body.language, caller))
     return json_response(_reply(conversation.id, reply), headers=ignored_fields(body))
 
@@ -64,7 +66,7 @@ async def begin(http: HttpRequest) -> Response:
 async def say(http: HttpRequest) -> Response:
     """Answer a customer's message; note the message of a person who took over."""
     body = await read_body(received(http).body, MessageRequest)
-    service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
+    service, caller, name = _service(http), caller_of(http).owner, http.path_params["id"]
 
     def work() -> Reply:
         if body.role == "user":
@@ -77,22 +79,29 @@ async def say(http: HttpRequest) -> Response:
 
 async def hand_over(http: HttpRequest) -> Response:
     """Pass a conversation on to a person."""
-    service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
+    service, caller, name = _service(http), caller_of(http).owner, http.path_params["id"]
     return json_response(_reply(name, await run_in_threadpool(lambda: service.hand_over(name, caller))))
 
 
 async def rate(http: HttpRequest) -> Response:
     """Note a rating."""
     body = await read_body(received(http).body, RatingRequest)
-    service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
+    service, caller, name = _service(http), caller_of(http).owner, http.path_params["id"]
     await run_in_threadpool(lambda: service.rate(name, body.score, body.turn, body.comment, caller))
     answer = {"object": "support.rating", "conversation": name}
     return json_response(answer, headers=ignored_fields(body))
 
 
+async def delete(http: HttpRequest) -> Response:
+    """Delete a conversation with all that was said."""
+    service, caller, name = _service(http), caller_of(http).owner, http.path_params["id"]
+    await run_in_threadpool(lambda: service.delete(name, caller))
+    return json_response({"object": "support.conversation", "id": name, "deleted": True})
+
+
 async def transcript(http: HttpRequest) -> Response:
     """Answer with the whole conversation."""
-    service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
+    service, caller, name = _service(http), caller_of(http).owner, http.path_params["id"]
     told = await run_in_threadpool(lambda: service.transcript(name, caller))
     return json_response({"object": "support.conversation", **told})
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass, field
 
 from miaotui.async_encoder import AsyncEncoder
@@ -72,7 +73,7 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
         budget_bytes: int | None = None,
         chat_names: Callable[[], Iterable[str]] = lambda: (),
     ) -> None:
-        self._entries = {entry.name: entry for entry in entries}
+        self._all = self._entries = {entry.name: entry for entry in entries}
         self._budget_bytes = budget_bytes
         self._chat_names = chat_names
         self._preloads: set[asyncio.Task[None]] = set()  # an event loop holds tasks weakly
@@ -91,6 +92,17 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
     def loaded(self) -> list[EncoderEntry]:
         """Return those that are in memory."""
         return [entry for entry in self._entries.values() if entry.running is not None]
+
+    def only(self, allows: Callable[[str], bool]) -> EncoderRegistry:
+        """Return a registry that shows those whose names are allowed; memory is shared among all."""
+        found = copy(self)
+        found._entries = {name: entry for name, entry in self._all.items() if allows(name)}
+        found._chat_names = lambda: [name for name in self._chat_names() if allows(name)]
+        return found
+
+    @property
+    def _all_loaded(self) -> list[EncoderEntry]:
+        return [entry for entry in self._all.values() if entry.running is not None]
 
     def find(self, name: str | None, *abilities: Ability) -> EncoderEntry:
         """Return the encoder of that name; for None the only one that has the first of ``abilities``, or the next.
@@ -176,12 +188,13 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
     async def _make_room(self, entry: EncoderEntry) -> None:
         """Put away what nothing uses until ``entry`` fits; alone it may be larger than the budget."""
         budget = self._budget_bytes
-        while budget is not None and self.loaded and self._held_bytes() + entry.size_bytes > budget:
-            idle = [each for each in self.loaded if not each.users]
+        while budget is not None and self._all_loaded and self._held_bytes() + entry.size_bytes > budget:
+            idle = [each for each in self._all_loaded if not each.users]
             if not idle:
-                names = ", ".join(each.name for each in self.loaded)
+                busy = [name for name in self._entries if self._all[name].running is not None] or ["other models"]
                 raise OverloadedError(
-                    f"{names} answer now and leave no memory for {entry.name}: try again in a moment", BUSY_RETRY_S
+                    f"{', '.join(busy)} answer now and leave no memory for {entry.name}: try again in a moment",
+                    BUSY_RETRY_S,
                 )
             await self._put_away(min(idle, key=lambda each: each.used_s), "memory is short")
 
@@ -192,11 +205,11 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
             await running.close()
 
     def _held_bytes(self) -> int:
-        return sum(entry.size_bytes for entry in self.loaded)
+        return sum(entry.size_bytes for entry in self._all_loaded)
 
     def close(self) -> None:
         """Close all that are in memory, when the server ends."""
-        for entry in self.loaded:
+        for entry in self._all_loaded:
             running, entry.running = entry.running, None
             if running is not None:
                 running.loop.close()

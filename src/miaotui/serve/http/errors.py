@@ -24,6 +24,7 @@ from miaotui.errors import (
     MiaotuiError,
     OverloadedError,
     PromptTooLongError,
+    QuotaError,
     RequestError,
     TemplateError,
 )
@@ -122,8 +123,7 @@ def _from_known(error: MiaotuiError) -> ApiError | None:
         text = f"This model's maximum context length is exceeded: {message}"
         return context_exceeded(error.field if isinstance(error, FieldError) else "messages", text)
     if isinstance(error, RequestError):
-        param = error.field if isinstance(error, FieldError) else _named(message)
-        return ApiError(400, message, param=param, code="invalid_value")
+        return _from_request(error, message)
     if isinstance(error, TemplateError):
         return ApiError(400, message, param="messages", code="chat_template")
     if isinstance(error, DeadlineUnattainableError):
@@ -139,6 +139,13 @@ def _from_known(error: MiaotuiError) -> ApiError | None:
         headers = _retry(error.retry_after_s)
         return ApiError(503, message, kind=SERVER, code="overloaded", headers=headers)
     return None
+
+
+def _from_request(error: RequestError, message: str) -> ApiError:
+    if isinstance(error, QuotaError):
+        return ApiError(403, message, kind="permission_error", code="quota_exceeded")
+    param = error.field if isinstance(error, FieldError) else _named(message)
+    return ApiError(400, message, param=param, code="invalid_value")
 
 
 def _from_documents(error: DocumentIndexError | ConversationMissingError) -> ApiError:

@@ -1,14 +1,15 @@
 """The HTTP server's process: uvicorn, configured, started, drained on a signal, ended.
 
-Owns the choice and the settings of uvicorn, the process's signals, and the order in which things open and close. Knows
-no route. Invariant: after the first signal no request is taken on, and what runs may finish within ``drain_timeout_s``,
-then it is cancelled; a second signal ends the process at once.
+Owns the choice and the settings of uvicorn, the process's signals (SIGHUP reads keys again), and the order in which
+things open and close. Knows no route. Invariant: after the first signal no request is taken on, and what runs may
+finish within ``drain_timeout_s``, then it is cancelled; a second signal ends the process at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext, suppress
@@ -131,6 +132,10 @@ async def run_server(
 ) -> None:
     """Serve until a signal, then let what runs finish."""
     server = DrainingServer(app, operations, drain_timeout_s=drain_timeout_s, tls=tls)
+    reload_signal = getattr(signal, "SIGHUP", None)  # not on Windows
+    if reload_signal is not None:
+        with suppress(RuntimeError, ValueError, NotImplementedError):  # not in the main thread
+            asyncio.get_running_loop().add_signal_handler(reload_signal, operations.reload)
     watching = [asyncio.create_task(operations.look_after()), asyncio.create_task(_call_when_started(server, on_ready))]
     try:
         await server.serve([listening])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -27,12 +28,21 @@ class SavedFiles(Generic[Saved]):
         self._folder, self._ending, self._read = folder, ending, read
         self._open: OrderedDict[str, tuple[int, Saved]] = OrderedDict()
         self._lock = threading.Lock()
+        self._names: frozenset[str] | None = None  # those that may be found; None: all
+
+    def only(self, names: frozenset[str] | None) -> SavedFiles[Saved]:
+        """Return the files of these names, of which those that are open are shared; None: all."""
+        found = copy(self)
+        found._names = names
+        return found
 
     def find(self, name: str) -> Saved:
         """Return the value of a name. Raises `RequestError` where there is none, and what reading raises."""
         path = Settings.from_env().folder(self._folder) / f"{checked_name(name)}{self._ending}"
         with self._lock:
             try:
+                if self._names is not None and name not in self._names:
+                    raise FileNotFoundError
                 stamp = path.stat().st_mtime_ns
             except OSError as error:
                 raise RequestError(f"there is no {name!r} in {self._folder}: make it with the command line") from error

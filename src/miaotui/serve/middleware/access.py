@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from starlette.requests import HTTPConnection
 from starlette.requests import Request as HttpRequest
 from starlette.routing import Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
 
 Headers = Mapping[bytes, bytes]
 
-CALLER, RECEIVED = "miaotui.caller", "miaotui.received"  # keys of an ASGI scope
+CALLER, RECEIVED, SERVICES = "miaotui.caller", "miaotui.received", "miaotui.services"  # keys of an ASGI scope
 CURRENT: ContextVar[Account | None] = ContextVar("miaotui_account", default=None)
 PROBING: ContextVar[bool] = ContextVar("miaotui_probing", default=False)  # set: the server's own trial request
 REQUESTS = logging.getLogger("miaotui.requests")  # one line per HTTP request
 KEY_PROTOCOL = b"openai-insecure-api-key."  # of a WebSocket, as in OpenAI's realtime API
 UNKNOWN_ROUTE = "(unknown)"
+OUTCOMES = ("ok", "refused", "invalid", "failed", "left")  # of a request
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OPEN_PATHS = frozenset({"/health", "/ready"})
 LOCAL_HOSTS = frozenset({"localhost"})
@@ -72,6 +74,17 @@ class Account:
     ttft_s: float | None = None
     change: str = ""  # of how the server runs, by an administrator
     charge: Callable[[int], None] | None = None  # called with tokens as soon as they are known
+
+    @property
+    def outcome(self) -> str:
+        """Return how it ended, one of `OUTCOMES`: refused is over a limit, left is before its end."""
+        if not self.whole and self.status != 101:
+            return "left"
+        if self.status < 400:
+            return "ok"
+        if self.status in (429, 503):
+            return "refused"
+        return "failed" if self.status >= 500 else "invalid"
 
     def use(self, *, prompt: int = 0, cached: int = 0, answer: int = 0) -> None:
         """Add tokens of one of its generations; ``cached`` ones are among those of the prompt."""
@@ -300,7 +313,8 @@ def log_request(account: Account, _scope: Scope) -> None:
         return
     fields = {
         "request_id": account.request_id,
-        "key": account.caller.name or None,
+        "tenant": account.caller.name or None,
+        "key": account.caller.key or account.caller.name or None,
         "method": account.method,
         "route": account.route,
         "status": account.status,
@@ -341,13 +355,21 @@ def received(http: HttpRequest) -> ReceivedRequest:
     return found
 
 
-def caller_of(http: HttpRequest) -> Caller:
+def caller_of(http: HTTPConnection) -> Caller:
     """Return the caller that the key layer found; `ANYONE` where no layer checks keys."""
     caller: Caller = http.scope.get(CALLER, ANYONE)
     return caller
 
 
-def services_of(http: HttpRequest) -> Services:
-    """Return the parts of the server that received this request."""
+def services_of(http: HTTPConnection) -> Services:
+    """Return the parts of the server that received this request, as far as its caller may use them."""
+    found: Services | None = http.scope.get(SERVICES)
+    if found is None:
+        found = http.scope[SERVICES] = whole_services_of(http).for_caller(caller_of(http).allowance)
+    return found
+
+
+def whole_services_of(http: HTTPConnection) -> Services:
+    """Return all parts of the server, for what concerns the operator alone."""
     services: Services = http.app.state.services
     return services

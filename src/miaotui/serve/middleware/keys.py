@@ -1,8 +1,9 @@
 """API keys and their limits.
 
-Owns the key file and the comparison of what a client shows with what the file holds. A line is ``name: sha256-<64 hex
+Owns the key file and the comparison of what a client shows with what a file holds. A line is ``name: sha256-<64 hex
 digits> [admin] [rpm=N] [tpm=N] [concurrent=N]``; the keys themselves, 256 random bits each, are printed once when they
-are made and kept nowhere, so a fast hash is enough. Knows nothing of HTTP. Invariant: the time of a comparison does
+are made and kept nowhere, so a fast hash is enough. Each line stands for a caller of its own; files of tenants
+(`serve.tenants`) give one caller several keys. Knows nothing of HTTP. Invariant: the time of a comparison does
 not depend on what was shown.
 """
 
@@ -16,18 +17,20 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from miaotui.errors import RequestError
+from miaotui.serve.tenants.allowance import EVERYTHING, Allowance
+from miaotui.types import namespace_number
 
 KEY_PREFIX = "mt-"
 ADMIN = "admin"  # the word of a line whose key may change how the server runs
 MAX_KEY_BYTES = 512  # longer ones are no keys of ours and are not hashed
 MAX_FILE_BYTES = 1 << 20
-CHECK_EVERY_S = 1.0
+CHECK_EVERY_S = 2.0  # unless `Keyring.refresh` is called more often
 
-_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"sha256-([0-9a-f]{64})")
 _LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent": "concurrent"}
 
@@ -56,15 +59,28 @@ class Key:
 
 @dataclass(frozen=True)
 class Caller:
-    """A client, known by its key. Prefixes and past answers are shared within a ``namespace`` only."""
+    """A client, known by its key; all keys of a tenant stand for one caller.
+
+    Prefixes and past answers are shared within a ``namespace`` only. ``name`` is shown and counted; what a caller
+    leaves behind belongs to its `owner`.
+    """
 
     name: str = ""
     namespace: int = 0
     limits: KeyLimits = UNLIMITED
     is_admin: bool = False  # whether it may change how the server runs
+    key: str = ""  # the name of the key that was shown
+    life: str = ""  # tells a tenant from an earlier one of its name
+    allowance: Allowance = EVERYTHING
+
+    @property
+    def owner(self) -> str:
+        """Return whose the caller's answers, conversations and saved responses are; "" for anyone."""
+        return f"{self.name}@{self.life}" if self.life else self.name
 
 
 ANYONE = Caller()
+Callers = list[tuple[bytes, Caller]]  # each with the digest of a key
 
 
 def hash_key(key: bytes) -> bytes:
@@ -96,7 +112,7 @@ def add_key(path: Path, name: str, limits: KeyLimits = UNLIMITED, *, is_admin: b
 
     Raises `RequestError` for a name that is taken or not a name.
     """
-    if not _KEY_NAME.fullmatch(name):
+    if not KEY_NAME.fullmatch(name):
         raise RequestError(f"a key's name has 1 to 64 letters, digits, dots, dashes and underscores, not {name!r}")
     known = read_keys(path) if path.exists() else []
     if any(key.name == name for key in known):
@@ -114,26 +130,36 @@ def add_key(path: Path, name: str, limits: KeyLimits = UNLIMITED, *, is_admin: b
     return key
 
 
+def read_callers(path: Path) -> Callers:
+    """Read the callers of a key file, one for each line. Raises `RequestError`."""
+    return [
+        (key.digest, Caller(key.name, namespace_number(key.name), key.limits, key.is_admin, key.name))
+        for key in read_keys(path)
+    ]
+
+
 class Keyring:
-    """The keys of a running server; a changed file is read again within about a second.
+    """The keys of a running server; a changed file is read again when a key is looked up, or by `refresh`.
 
     A file that has become unreadable or wrong changes nothing: the last good keys stay, and
-    ``on_error`` gets the reason. Names keep their namespaces for the life of the process.
+    ``on_error`` gets the reason. ``on_gone`` gets each caller of which the file has no key any more.
     """
 
     def __init__(
         self,
         path: Path,
         *,
+        read: Callable[[Path], Callers] = read_callers,
         share_prefix: bool = False,
         on_error: Callable[[str], None] = lambda reason: None,
+        on_gone: Callable[[Caller], None] = lambda caller: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path, self._share, self._on_error, self._clock = path, share_prefix, on_error, clock
-        self._namespaces: dict[str, int] = {}
+        self._read, self._on_gone = read, on_gone
         self._lock = threading.Lock()
         self._stamp = _stamp(path)
-        self._keys = self._callers(read_keys(path))
+        self._keys = self._callers()
         self._checked_s = clock()
 
     def find(self, shown: bytes) -> Caller | None:
@@ -149,28 +175,32 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def _callers(self, keys: list[Key]) -> list[tuple[bytes, Caller]]:
-        found = []
-        for key in keys:
-            number = self._namespaces.setdefault(key.name, len(self._namespaces) + 1)
-            namespace = 0 if self._share else number
-            found.append((key.digest, Caller(key.name, namespace, key.limits, key.is_admin)))
-        return found
+    def _callers(self) -> Callers:
+        found = self._read(self._path)
+        return [(digest, replace(caller, namespace=0)) for digest, caller in found] if self._share else found
 
     def _refresh(self) -> None:
-        now = self._clock()
-        if now - self._checked_s < CHECK_EVERY_S:
-            return
+        if self._clock() - self._checked_s >= CHECK_EVERY_S:
+            self.refresh()
+
+    def refresh(self, *, always: bool = False) -> None:
+        """Read the file again if it has changed, or ``always``."""
         with self._lock:
-            self._checked_s = now
+            self._checked_s = self._clock()
             stamp = _stamp(self._path)
-            if stamp == self._stamp:
+            if stamp == self._stamp and not always:
                 return
             self._stamp = stamp
+            before = {caller.owner: caller for _, caller in self._keys}
             try:
-                self._keys = self._callers(read_keys(self._path))
+                self._keys = self._callers()
             except RequestError as error:
                 self._on_error(f"{error}. The keys read before stay in force")
+                return
+            kept = {caller.owner for _, caller in self._keys}
+        for owner, caller in before.items():
+            if owner not in kept:
+                self._on_gone(caller)
 
 
 def _parse(text: str, path: Path) -> Iterator[Key]:
@@ -181,7 +211,7 @@ def _parse(text: str, path: Path) -> Iterator[Key]:
         name, colon, rest = stripped.partition(":")
         words = rest.split()
         digest = _DIGEST.fullmatch(words[0]) if words else None
-        if not (colon and _KEY_NAME.fullmatch(name.strip()) and digest):
+        if not (colon and KEY_NAME.fullmatch(name.strip()) and digest):
             raise RequestError(
                 f"{path}, line {number}: expected `name: sha256-<64 hex digits> [admin] [rpm=N] [tpm=N] "
                 "[concurrent=N]`; `miaotui key NAME` appends such a line"
@@ -214,9 +244,9 @@ def _append(path: Path, line: str) -> None:
         os.close(descriptor)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -8,11 +8,12 @@ Source: Ollama's ``docs/api.md``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timezone
 from typing import Any
 
+from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.bodies import Events, EventStream, json_text
 from miaotui.serve.http.errors import ApiError
@@ -68,8 +69,8 @@ def loaded(model: str, shape: Shape, reason: str) -> dict[str, Any]:
 class AnswerLines:
     """One answer: `push` its text as it comes, then `finish`."""
 
-    def __init__(self, generation: GenerationRequest, shape: Shape) -> None:
-        self._generation, self._shape = generation, shape
+    def __init__(self, generation: GenerationRequest, shape: Shape, answers: Sequence[ModelAnswer]) -> None:
+        self._generation, self._shape, self._answers = generation, shape, answers
         self._shaper = None if generation.form.syntax is None else ChatShaper(generation.form.syntax)
 
     def push(self, text: str) -> str:
@@ -86,7 +87,9 @@ class AnswerLines:
             text = "".join(self._line(_parts(delta)) for delta in held if _parts(delta))
             calls = _calls(self._shaper.message())
             text += self._line({"tool_calls": calls}) if calls else ""
-        return text + line({**self._head(), **self._shape({}), **report(self._generation, completion)})
+        return text + line(
+            {**self._head(), **self._shape({}), **report(self._generation, completion), **self._promise()}
+        )
 
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the answer that does not stream."""
@@ -100,7 +103,12 @@ class AnswerLines:
                 parts["thinking"] = message["reasoning_content"]
             if calls := _calls(message):
                 parts["tool_calls"] = calls
-        return {**self._head(), **self._shape(parts), **report(self._generation, completion)}
+        return {**self._head(), **self._shape(parts), **report(self._generation, completion), **self._promise()}
+
+    def _promise(self) -> dict[str, Any]:
+        """Return the report on the deadline, where the request has one, or its model several tiers."""
+        told = self._generation.deadline is not None or self._generation.tier is not None
+        return {"deadline": self._generation.deadline_report(self._answers)} if told else {}
 
     def _head(self) -> dict[str, Any]:
         return {"model": self._generation.model.name, "created_at": now()}
@@ -112,7 +120,7 @@ class AnswerLines:
 async def answer_lines(generation: GenerationRequest, shape: Shape, ping_s: float) -> Events:
     """Yield the lines of a streamed answer."""
     batch = generation.submit()
-    writer = AnswerLines(generation, shape)
+    writer = AnswerLines(generation, shape, batch.answers)
     async with aclosing(batch.pieces(ping_s)) as steps:
         async for step in steps:
             text = ""

@@ -40,7 +40,7 @@ from miaotui.serve.ollama.wire import (
     OllamaMessage,
 )
 from miaotui.serve.openai.embeddings import written
-from miaotui.serve.wire.fields import JsonMessage, SamplingFields
+from miaotui.serve.wire.fields import JsonMessage
 from miaotui.serve.wire.infilling import ending_with, infiller_for
 from miaotui.serve.wire.response_format import ReasoningOptions, form_of
 from miaotui.served_model import ServedModel
@@ -140,24 +140,18 @@ async def _respond(
     params: tuple[SamplingParams, ...] = (),
 ) -> Response:
     form: OutputFormat = await form_of(model, tooling, body.form(), FORMAT, _reasoning(body, prompt))
-    generation = GenerationRequest(
-        http,
-        model,
-        [prompt],
-        params or body.params(),
-        deadline_of(http, SamplingFields.model_validate({}), model),
-        form,
-    )
+    generation = GenerationRequest(http, model, [prompt], params or body.params(), deadline_of(http, body, model), form)
     if body.streams:
         ping_s = services_of(http).settings.ping_s
         return LineStream(answer_lines(generation, shape, ping_s), ping_s, body.ignored())
-    (completion,) = await generation.whole(generation.submit())
-    return json_response(AnswerLines(generation, shape).whole(completion), headers=body.ignored())
+    batch = generation.submit()
+    (completion,) = await generation.whole(batch)
+    return json_response(AnswerLines(generation, shape, batch.answers).whole(completion), headers=body.ignored())
 
 
 def _model(http: HttpRequest, body: AnswerFields) -> ServedModel:
     models = services_of(http).models
-    model = models.find(chat_name({each.name for each in models.all()}, body.model))
+    model = models.find(chat_name({each.name for each in models.all()}, body.model), body.quality)
     if body.think and model.chat.reasoning is None:
         raise bad_value("think", f"{model.name} cannot think: leave it out, or choose another model")
     return model

@@ -24,6 +24,7 @@ from miaotui.serve.wire.fields import (
     MAX_TOOLS,
     JsonField,
     Name,
+    PromiseFields,
     SamplingFields,
     Stop,
     Wire,
@@ -78,7 +79,7 @@ class OllamaOptions(Wire):
         return params_for(fields, limit, None)
 
 
-class AnswerFields(Wire):
+class AnswerFields(PromiseFields):
     """Fields of requests for text."""
 
     model: Name

@@ -91,6 +91,7 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "kind": "chat",
         "loaded": True,
         "parent": model.parent,
+        "abilities": model.loop.abilities.shown(),
     }
 
 

@@ -27,6 +27,22 @@ Kind = Literal[
 ]  # fmt: skip
 
 
+class Abilities(Wire):
+    """The things that requests to a model can have; what it lacks is refused by name."""
+
+    same_bytes: bool = Field(description="Equal requests have equal answers, whatever else runs.")
+    promises: Literal["kept", "estimated", "none"] = Field(
+        description="Deadlines are kept or refused by the engine's own plan, or estimated from outside."
+    )
+    grammar: bool
+    adapters: bool
+    logprobs: bool
+    prompt_logprobs: bool
+    logit_bias: bool
+    min_tokens: bool
+    explanations: bool
+
+
 class Model(Wire):
     """A model that is served here."""
 
@@ -40,6 +56,7 @@ class Model(Wire):
     kind: Kind
     loaded: bool = Field(description="Whether it is in memory; encoders are loaded when they are first used.")
     parent: str | None = Field(None, description="Of an adapter: the model that it changes.")
+    abilities: Abilities | None = Field(None, description="Of a chat model: what requests to it can have.")
 
 
 class ModelList(Wire):

@@ -20,7 +20,7 @@ from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import ApiError, bad_value, model_not_found
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.access import ADMIN_PATH, caller_of, current, received, services_of
+from miaotui.serve.middleware.access import ADMIN_PATH, caller_of, current, received, whole_services_of
 from miaotui.serve.ops.logs import set_level
 from miaotui.serve.services import Services
 from miaotui.serve.wire.fields import Wire
@@ -64,14 +64,14 @@ def routes() -> list[Endpoint]:
 async def show(http: HttpRequest) -> Response:
     """Answer with the state."""
     _require_admin(http)
-    return json_response(_state(services_of(http)))
+    return json_response(_state(whole_services_of(http)))
 
 
 async def change(http: HttpRequest) -> Response:
     """Make changes, and answer with the state after them."""
     _require_admin(http)
     body = await read_body(received(http).body, AdminRequest)
-    services = services_of(http)
+    services = whole_services_of(http)
     wanted = [(_encoder(services, name), is_wanted) for name, is_wanted in (body.loaded or {}).items()]
     for entry, is_wanted in wanted:
         await (services.encoders.load(entry) if is_wanted else services.encoders.put_away(entry))

@@ -1,8 +1,8 @@
-"""Audit log: which key used which route, when, with what end and how many tokens; never any text.
+"""Audit log: which tenant used which route, when, with what end and how many tokens; never any text.
 
-Owns one file of JSON lines. A thread of its own writes, so that a slow disk never holds up an answer; each batch
-opens the file anew, so that it may be rotated at any time. Knows no request's text. Invariant: `close` returns when
-every line has been written, or its failure logged.
+Owns one file of JSON lines and the earlier ones, NAME.1 (the newest) to NAME.N. A thread of its own writes, so that a
+slow disk never holds up an answer; each batch opens the file anew, so that others may rotate it too. Knows no request's
+text. Invariants: `close` returns when every line has been written, or its failure logged; no line is cut in two.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import threading
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from miaotui.serve.middleware.access import Account
 class AuditLog:
     """Appends one line per HTTP request to ``path``; raises `RequestError` if it cannot."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, max_bytes: int = 64 << 20, kept_files: int = 9) -> None:
+        self._path, self._max_bytes, self._kept_files = path, max_bytes, kept_files
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._is_failing = False
         try:
@@ -57,6 +58,7 @@ class AuditLog:
 
     def _write(self, lines: bytes) -> None:
         try:
+            self._rotate(len(lines))
             self._append(lines)
             self._is_failing = False
         except OSError as error:
@@ -64,6 +66,24 @@ class AuditLog:
             if not self._is_failing:  # once, not for each request while the disk is full
                 LOG.error("audit log %s: %s; %d lines lost", self._path, error.strerror, count)
             self._is_failing = True
+
+    def _rotate(self, more_bytes: int) -> None:
+        """Put the file aside if ``more_bytes`` do not fit any more; the oldest one goes."""
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            return
+        if not size or size + more_bytes <= self._max_bytes:
+            return
+        for number in range(self._kept_files, 0, -1):
+            source = self._path if number == 1 else self._aside(number - 1)
+            with suppress(FileNotFoundError):
+                os.replace(source, self._aside(number))
+        if not self._kept_files:
+            self._path.unlink(missing_ok=True)
+
+    def _aside(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
 
     def _append(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -76,11 +96,13 @@ def audit_line(account: Account) -> bytes:
     values = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "request_id": account.request_id,
-        "key": account.caller.name or None,
+        "tenant": account.caller.name or None,
+        "key": account.caller.key or account.caller.name or None,
         "method": account.method,
         "route": account.route,
         "status": account.status,
         "whole": account.whole,
+        "outcome": account.outcome,
         "model": account.model,
         "prompt_tokens": account.prompt_tokens,
         "cached_tokens": account.cached_tokens,

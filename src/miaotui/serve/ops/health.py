@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from miaotui.backends.encoder_backend import TextRows
 from miaotui.engine.encoding.job import Reduction
+from miaotui.engine.encoding.reading import StateReading
 from miaotui.engine.jobs.loop import JobLoop
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import EngineError, RefusedError
@@ -38,7 +39,7 @@ PATIENCE_S = 5.0
 RESTARTING = "an engine is restarting after a fault"
 _ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)
 _PROMPT = (0,)
-_NOTHING = Reduction("nothing", lambda _index, _states: None)
+_NOTHING = Reduction("nothing", lambda _index, _states: None, StateReading("states"))
 
 
 @dataclass(frozen=True)

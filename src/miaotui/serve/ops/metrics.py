@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,9 @@ from starlette.responses import Response
 from miaotui.engine.jobs.job import PromisedJob
 from miaotui.engine.request import Request
 from miaotui.errors import DeadlineUnattainableError, RefusedError
+from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.access import PROBING, Account, services_of
+from miaotui.serve.middleware.access import OUTCOMES, PROBING, Account, caller_of, services_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MODEL_LABEL = "model_name"
@@ -36,6 +38,9 @@ STEP_S += (0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 _SECONDS: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _SECONDS += (0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+MOST_TENANT_LABELS = 200  # series are for ever, and each scrape carries all
+TOKEN_KINDS = ("prompt", "answer")
+OTHER_TENANTS = "(others)"  # no tenant can have this name
 _ENDS = {"stop": "stop", "length": "length", "cancelled": "abort", "failed": "error", None: "abort"}
 _GAP_NAMES = (
     ("vllm:inter_token_latency_seconds", "Between what one step brought and the next"),
@@ -52,6 +57,7 @@ class Metrics:
         self._tokens()
         self._times()
         self._ends()
+        self._tenants: set[str] = set()  # that have series
 
     def count(self, ended: Iterable[tuple[str, Request | RefusedError]], closed: Iterable[Account]) -> None:
         """Count requests that were left or refused, with their models, and HTTP requests that are over."""
@@ -108,6 +114,27 @@ class Metrics:
         status = f"{account.status // 100}xx" if account.status else "none"
         self.http_requests.labels(account.route, account.method, status).inc()
         self.http_seconds.labels(account.route, account.method).observe(account.duration_s)
+        if account.caller.name:
+            self._count_tenant(account)
+
+    def _count_tenant(self, account: Account) -> None:
+        """Count a request of a caller with a name; beyond `MOST_TENANT_LABELS` of them under one name for all."""
+        name = account.caller.name
+        if name not in self._tenants and len(self._tenants) >= MOST_TENANT_LABELS:
+            name = OTHER_TENANTS
+        self._tenants.add(name)
+        self.tenant_requests.labels(name, account.outcome).inc()
+        for kind, tokens in zip(TOKEN_KINDS, (account.prompt_tokens, account.answer_tokens), strict=True):
+            if tokens:
+                self.tenant_tokens.labels(name, kind).inc(tokens)
+
+    def forget(self, tenant: str) -> None:
+        """Take the series of a tenant that is gone out."""
+        self._tenants.discard(tenant)
+        for counter, values in ((self.tenant_requests, OUTCOMES), (self.tenant_tokens, TOKEN_KINDS)):
+            for value in values:
+                with suppress(KeyError):
+                    counter.remove(tenant, value)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -150,6 +177,10 @@ class Metrics:
         self.refusals = self._counter("miaotui_refused", text, (MODEL_LABEL, "reason"))
         text = "HTTP requests by route, method and class of status"
         self.http_requests = self._counter("http_requests", text, ("handler", "method", "status"))
+        text = "Requests by tenant, or key, and end"
+        self.tenant_requests = self._counter("miaotui_tenant_requests", text, ("tenant", "outcome"))
+        text = "Tokens read and answered by tenant, or key"
+        self.tenant_tokens = self._counter("miaotui_tenant_tokens", text, ("tenant", "kind"))
 
     def _counter(self, name: str, about: str, labels: tuple[str, ...] = (MODEL_LABEL,)) -> Counter:
         return Counter(name, about, labels, registry=self.registry)
@@ -205,7 +236,11 @@ def routes() -> Sequence[Endpoint]:
 
 
 async def show_metrics(http: HttpRequest) -> Response:
-    """Answer with everything that is counted, for Prometheus."""
+    """Answer with everything that is counted, for Prometheus. Raises `ApiError` (403) for a tenant's ordinary key."""
+    caller = caller_of(http)
+    if caller.allowance.is_tenant and not caller.is_admin:
+        reason = "The metrics of all tenants need an administrator's key: see `miaotui tenant key`"
+        raise ApiError(403, reason, kind="permission_error", code="admin_required")
     operations = services_of(http).operations
     operations.count()
     text = await run_in_threadpool(operations.metrics.text)

@@ -7,7 +7,7 @@ no text. Invariant: none of them can delay an answer by more than its own few mi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from miaotui.engine.jobs.loop import JobLoop
 from miaotui.serve import LOG
 from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.middleware.access import Account, AccountListener, log_request
+from miaotui.serve.middleware.keys import Caller, Keyring
 from miaotui.serve.models import Running, ServedModels
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.gauges import Gauges
@@ -55,6 +56,9 @@ class Operations:
         self.jobs = EncoderJobs(self.metrics)
         self.closed: list[Account] = []  # of HTTP requests that are over and not counted yet
         self.is_draining = False
+        self.keyring: Keyring | None = None
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+        self.gone_listeners: list[Callable[[Caller], None]] = []  # to each caller that has no key any more
         self._was_healthy: dict[str, bool] = {}
         self._has_warned = False
         self._looks = 0
@@ -67,7 +71,10 @@ class Operations:
 
     async def look_after(self) -> None:
         """Count steps, warn of memory and note failed engines each second, until it is cancelled."""
+        self._event_loop = asyncio.get_running_loop()
         while True:
+            if self.keyring is not None:
+                await asyncio.to_thread(self.keyring.refresh)  # a long file takes time to read
             self.look()
             await asyncio.sleep(LOOK_AGAIN_S)
 
@@ -88,6 +95,26 @@ class Operations:
         if warning is not None and not self._has_warned:
             LOG.warning(warning)
         self._has_warned = warning is not None
+
+    def reload(self) -> None:
+        """Read the keys, or the tenants, again."""
+        if self.keyring is not None:
+            self.keyring.refresh(always=True)
+            LOG.warning("the file of keys was read again")
+
+    def caller_gone(self, caller: Caller) -> None:
+        """Note that a caller has no key any more. May be called in any thread."""
+        if self._event_loop is None:
+            self._forget(caller)
+        else:
+            with suppress(RuntimeError):  # the event loop has ended
+                self._event_loop.call_soon_threadsafe(self._forget, caller)
+
+    def _forget(self, caller: Caller) -> None:
+        LOG.warning("%s has no key any more", caller.name)
+        self.metrics.forget(caller.name)
+        for listener in self.gone_listeners:
+            listener(caller)
 
     def count(self) -> None:
         """Bring the metrics up to date with what is over. Call it in the event loop."""

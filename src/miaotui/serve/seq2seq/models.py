@@ -8,7 +8,7 @@ one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from miaotui.engine.seq2seq.loop import Seq2SeqLoop
@@ -43,6 +43,12 @@ class Seq2SeqModels(Mapping[str, ServedSeq2Seq]):
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def only(self, allows: Callable[[str], bool]) -> Seq2SeqModels:
+        """Return those whose names are allowed; they are the same models."""
+        found = Seq2SeqModels()
+        found._by_name = {name: each for name, each in self._by_name.items() if allows(name)}
+        return found
 
     def named(self, name: str | None, *, instead: bool) -> ServedSeq2Seq | None:
         """Return the model of that name; for None the first one, if it is to answer ``instead`` of a chat model."""

@@ -31,7 +31,7 @@ from miaotui.libraries import need
 from miaotui.serve.http.bodies import json_text
 from miaotui.serve.http.errors import ApiError, bad_value, from_error, from_validation
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.access import KEY_PROTOCOL, current
+from miaotui.serve.middleware.access import KEY_PROTOCOL, current, services_of
 from miaotui.serve.services import Services
 from miaotui.serve.speech.jobs import RecordingJob
 from miaotui.serve.speech.models import ServedSpeech
@@ -94,7 +94,7 @@ def websocket_routes(services: Services) -> Sequence[WebSocketRoute]:
 
 async def listen(socket: WebSocket) -> None:
     """Answer one connection, from its start to its end."""
-    services: Services = socket.app.state.services
+    services = services_of(socket)
     offered = [each for each in socket.scope.get("subprotocols", ()) if not each.startswith(KEY_PROTOCOL.decode())]
     await socket.accept(subprotocol=offered[0] if offered else None)
     messages = _Messages(socket)

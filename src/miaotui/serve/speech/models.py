@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -155,6 +155,12 @@ class SpeechModels(Mapping[str, ServedSpeech]):
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def only(self, allows: Callable[[str], bool]) -> SpeechModels:
+        """Return those whose names are allowed; they are the same models."""
+        found = SpeechModels()
+        found._by_name = {name: each for name, each in self._by_name.items() if allows(name)}
+        return found
 
     def find(self, name: str | None) -> ServedSpeech:
         """Return the model of that name; the first one for None. Raises `ApiError` (404)."""

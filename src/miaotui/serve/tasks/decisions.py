@@ -97,7 +97,7 @@ async def _decided(
 ) -> tuple[list[Decision], dict[str, Any]]:
     """Return the decisions, and what every answer tells beside them."""
     services = services_of(http)
-    model = services.models.find(body.model)
+    model = services.models.find(body.model, body.quality)
     deadline = deadline_for(body.deadline_ms, body.on_late, http.headers, services.settings.deadline_ms)
     arrived_s = received(http).arrived_s
     options = RequestOptions(caller_of(http).namespace, deadline=deadline, arrived_s=arrived_s)
@@ -111,7 +111,7 @@ async def _decided(
         "created": int(time.time()),
         "model": model.name,
         "usage": _usage(found),
-        "deadline": _deadline(deadline, arrived_s),
+        "deadline": _deadline(deadline, arrived_s, model.tier),
     }
 
 
@@ -165,11 +165,12 @@ def _usage(found: Sequence[Decision]) -> dict[str, Any]:
     }
 
 
-def _deadline(deadline: Deadline | None, arrived_s: float) -> dict[str, Any]:
+def _deadline(deadline: Deadline | None, arrived_s: float, tier: str | None) -> dict[str, Any]:
     took_ms = (time.perf_counter() - arrived_s) * 1e3
     asked_ms = None if deadline is None else deadline.total_ms
     return {
         "asked_ms": asked_ms,
         "took_ms": round(took_ms, 1),
         "met": None if asked_ms is None else took_ms <= asked_ms,
+        **({} if tier is None else {"tier": tier}),
     }

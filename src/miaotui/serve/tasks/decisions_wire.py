@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
-from miaotui.serve.wire.fields import Name, Wire
+from miaotui.serve.wire.fields import Name, PromiseFields, Wire
 from miaotui.tasks.decisions.decision import Decision
 from miaotui.tasks.decisions.questions import (
     MAX_LEVELS,
@@ -25,13 +25,12 @@ from miaotui.tasks.decisions.questions import (
     TypedQuestion,
     YesNoQuestion,
 )
-from miaotui.types import MAX_DEADLINE_MS, OnLate
 
 MAX_INSTRUCTIONS = 1 << 16
 Instructions = Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTIONS)]
 
 
-class DecisionFields(Wire):
+class DecisionFields(PromiseFields):
     """Fields of both forms."""
 
     model: Name | None = Field(None, description="A chat model that /v1/models lists.")
@@ -39,8 +38,6 @@ class DecisionFields(Wire):
         None, description="An encoder that /v1/models lists: likeness of input and options counts too."
     )
     threshold: float | None = Field(None, ge=0, le=1, description="Abstain below this probability.")
-    deadline_ms: float | None = Field(None, gt=0, le=MAX_DEADLINE_MS, allow_inf_nan=False)
-    on_late: OnLate | None = None
 
 
 class OfferedChoice(Wire):

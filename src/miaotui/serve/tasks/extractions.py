@@ -47,4 +47,4 @@ async def extract(http: HttpRequest) -> Response:
         for index, text in enumerate(body.texts)
     ]
     found = await tasks.run(model, steps)
-    return tasks.answer(model.name, [{**each.to_json(), "model": model.name} for each in found])
+    return tasks.answer(model.name, [{**each.to_json(), "model": model.name} for each in found], model.tier)

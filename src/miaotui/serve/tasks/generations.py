@@ -39,4 +39,4 @@ async def generate(http: HttpRequest) -> Response:
         for index, text in enumerate(body.texts)
     ]
     found = await tasks.run(model, steps)
-    return tasks.answer(model.name, [each.to_json() for each in found])
+    return tasks.answer(model.name, [each.to_json() for each in found], model.tier)

@@ -6,7 +6,7 @@ checked before the first request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from miaotui.errors import RequestError
 from miaotui.serve.http.errors import bad_value
@@ -30,6 +30,10 @@ class ServedHeads(Mapping[str, ClassifierHead]):
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def only(self, allows: Callable[[str], bool]) -> ServedHeads:
+        """Return those whose names are allowed."""
+        return ServedHeads({name: head for name, head in self._by_name.items() if allows(name)})
 
     def find(self, name: str) -> ClassifierHead:
         """Return the head of that name. Raises `ApiError` (400)."""

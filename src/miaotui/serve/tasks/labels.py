@@ -29,7 +29,7 @@ from miaotui.tasks.classification import Names, labelled, names_head, names_of, 
 from miaotui.tasks.heads.head import ClassifierHead, fit_head
 from miaotui.tasks.result import LabelledText, Sentiment, TaskResult
 from miaotui.tasks.sentiments import NEUTRAL_BELOW, SENTIMENT_PHRASES, within_band
-from miaotui.tasks.vectors import PROMPT, Floats, TextVectors, vector_task
+from miaotui.tasks.vectors import PROMPT, TextVectors, vector_task
 from miaotui.tasks.word_effects import MAX_WORDS, effects_of, placed_words, strongest, texts_without
 
 Results = Sequence[TaskResult]
@@ -156,16 +156,12 @@ def _whole_task(
     first = vector_task(model, before)
     second = vector_task(model, texts, prompt=PROMPT if head is None else head.prompt)
     rows = [*first.rows, *second.rows]
-    before_rows = len(first.rows)
-
-    def reduce(index: int, states: Floats) -> Floats:
-        reduction, place = (first.reduction, index) if index < before_rows else (second.reduction, index - before_rows)
-        vector: Floats = reduction.reduce(place, states)
-        return vector
-
+    assert first.reduction.reading is not None, "vectors are read"
+    assert second.reduction.reading is not None, "vectors are read"
+    reading = first.reduction.reading.joined(second.reduction.reading, len(first.rows), len(second.rows))
     return EncodeTask(
         rows,
-        Reduction(first.reduction.name, reduce),
+        Reduction.of(model, first.reduction.name, reading),
         lambda found: (first.finish(found[: len(first.rows)]), second.finish(found[len(first.rows) :])),
         [*first.dropped, *second.dropped],
     )

@@ -34,7 +34,7 @@ async def summarize(http: HttpRequest) -> Response:
     """Answer with the summary of each text."""
     body = await read_body(received(http).body, SummaryRequest)
     length = SummaryLength(body.sentences, body.words, body.seconds, body.unit or "sentence")
-    tasks = TextTasks(http, body)
+    tasks, tier = TextTasks(http, body), None
     services = services_of(http)
     served = services.seq2seq.named(body.model, instead=not services.models) if body.method == "write" else None
     if served is not None:
@@ -49,10 +49,10 @@ async def summarize(http: HttpRequest) -> Response:
             partial(written_summary, text, length, index=index, model=model.name)  # type: ignore[arg-type]
             for index, text in enumerate(body.texts)
         ]
-        found, name = await tasks.run(model, steps), model.name
+        found, name, tier = await tasks.run(model, steps), model.name, model.tier
     else:
         deadline, arrived_s = tasks.deadline, received(http).arrived_s
         total_ms = None if deadline is None or deadline.on_late == "best_effort" else deadline.total_ms
         due_s = None if total_ms is None else arrived_s + total_ms / 1e3
         found, name = await asyncio.to_thread(extracted, body.texts, length, due_s=due_s), ""
-    return tasks.answer(name, [each.to_json() for each in found])
+    return tasks.answer(name, [each.to_json() for each in found], tier)

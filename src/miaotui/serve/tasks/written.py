@@ -43,7 +43,7 @@ class TextTasks:
 
     def model(self) -> ServedModel:
         """Return the chat model that the request names. Raises `ApiError`."""
-        return services_of(self.http).models.find(self.body.model)
+        return services_of(self.http).models.find(self.body.model, self.body.quality)
 
     async def run(self, model: ServedModel, tasks: Sequence[Callable[[], WriteSteps[Result]]]) -> list[Result]:
         """Run tasks, unless the client leaves. Raises `RefusedError`."""
@@ -53,8 +53,8 @@ class TextTasks:
         received(self.http).drop_body()
         return await unless_gone(self.http.receive, run_tasks(model, tasks, options))
 
-    def answer(self, model: str, data: Sequence[Mapping[str, Any]]) -> Response:
-        """Return the answer with the report on its deadline."""
+    def answer(self, model: str, data: Sequence[Mapping[str, Any]], tier: str | None = None) -> Response:
+        """Return the answer with the report on its deadline; ``tier`` is the model that wrote, of several."""
         took_ms = (time.perf_counter() - received(self.http).arrived_s) * 1e3
         deadline = self.deadline
         asked_ms = None if deadline is None else deadline.total_ms
@@ -62,6 +62,7 @@ class TextTasks:
             "asked_ms": asked_ms,
             "took_ms": round(took_ms, 1),
             "met": None if asked_ms is None else took_ms <= asked_ms,
+            **({} if tier is None else {"tier": tier}),
         }
         rows = [{**each, "took_ms": each["took_ms"] or round(took_ms, 1)} for each in data]
         found = {"object": "list", "model": model, "data": rows, "deadline": report}

@@ -12,24 +12,15 @@ from pydantic import Field, JsonValue
 
 from miaotui.errors import FieldError
 from miaotui.serve.tasks.wire import TaskTexts
-from miaotui.serve.wire.fields import JsonField, Name, Wire
-from miaotui.types import MAX_DEADLINE_MS, OnLate
+from miaotui.serve.wire.fields import JsonField, Name, PromiseFields, Wire
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class WrittenFields(Wire):
+class WrittenFields(PromiseFields):
     """Fields of every task whose texts a chat model writes."""
 
     model: Name | None = Field(None, description="A chat model that /v1/models lists.")
-    deadline_ms: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_DEADLINE_MS,
-        allow_inf_nan=False,
-        description="Milliseconds from the request's last byte to the answer's last byte.",
-    )
-    on_late: OnLate | None = Field(None, description="What to do when the deadline cannot be met.")
     user: Name | None = None
 
 

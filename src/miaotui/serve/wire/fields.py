@@ -54,7 +54,29 @@ class StreamOptions(Wire):
 Quality = Literal["exact", "near", "any"]  # the floor of a request among tiers of one name
 
 
-class SamplingFields(Wire):
+class PromiseFields(Wire):
+    """Fields of a promise of time."""
+
+    deadline_ms: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DEADLINE_MS,
+        allow_inf_nan=False,
+        description="Milliseconds from the request's last byte to the answer's last byte.",
+    )
+    on_late: OnLate | None = Field(
+        None,
+        description="What to do when the deadline cannot be met: refuse (429; the default for a "
+        "deadline given in the request), shorten the answer, or answer late.",
+    )
+    quality: Quality | None = Field(
+        None,
+        description="Of a name with several tiers: `exact` is the first alone, `near` also those whose measured loss "
+        "is small, `any` (the default) all; the answer says which tier it is from.",
+    )
+
+
+class SamplingFields(PromiseFields):
     """Fields that say how tokens are chosen and when the answer ends."""
 
     gives_prompt_logprobs: ClassVar[bool] = False  # whether the route's answers have a place for them
@@ -93,24 +115,6 @@ class SamplingFields(Wire):
         description="Log-probabilities of the prompt's tokens, with so many alternatives each; not in streams.",
     )
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
-    # a promise of time
-    deadline_ms: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_DEADLINE_MS,
-        allow_inf_nan=False,
-        description="Milliseconds from the request's last byte to the answer's last byte.",
-    )
-    on_late: OnLate | None = Field(
-        None,
-        description="What to do when the deadline cannot be met: refuse (429; the default for a "
-        "deadline given in the request), shorten the answer, or answer late.",
-    )
-    quality: Quality | None = Field(
-        None,
-        description="Of a name with several tiers: `exact` is the first alone, `near` also those whose measured loss "
-        "is small, `any` (the default) all; the answer says which tier it is from.",
-    )
 
 
 class ReasoningFields(Wire):

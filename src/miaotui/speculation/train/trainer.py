@@ -23,6 +23,7 @@ from miaotui.backends.cpu.backend import require_cpu
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded_model import LoadedModel
+from miaotui.errors import UnsupportedModelError
 from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.packing import rows_of
 from miaotui.model.draft_head.weights import FOLDER_NAME, MASKS, digest_of, write_head
@@ -118,6 +119,11 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     settings, began_s = Settings.from_env(), time.perf_counter()
     loaded = load(chosen.model, EngineOptions(context=4096), settings)
     weights = require_cpu(loaded.parts.backend).weights
+    if not loaded.config.has_one_stream:
+        raise UnsupportedModelError(
+            f"a draft head reads one residual stream, and {loaded.config.architecture} has several, or inputs of "
+            "layers: train one for another model"
+        )
 
     def printed(what: str) -> Callable[[int, float], None]:
         return lambda done, of: print(

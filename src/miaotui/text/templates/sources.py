@@ -15,15 +15,15 @@ from miaotui.text.chat import DEFAULT, ChatTemplate
 from miaotui.text.model_files import read_json, read_text, token_text
 from miaotui.text.tokenizers.gguf_vocabulary import read_vocabulary
 
-_GGUF_KEY = "tokenizer.chat_template"  # named templates follow a dot
+TEMPLATE_KEY = "tokenizer.chat_template"  # named templates follow a dot
 
 
 def chat_from_gguf(metadata: Mapping[str, Any]) -> ChatTemplate:
     """Find the chat templates in a GGUF file's metadata. Raises `ModelFormatError` for damaged keys."""
     sources = {}
     for key in metadata:
-        if key == _GGUF_KEY or key.startswith(_GGUF_KEY + "."):
-            name = key.removeprefix(_GGUF_KEY).removeprefix(".") or DEFAULT
+        if key == TEMPLATE_KEY or key.startswith(TEMPLATE_KEY + "."):
+            name = key.removeprefix(TEMPLATE_KEY).removeprefix(".") or DEFAULT
             sources[name] = _source(metadata[key], key)
     if not sources:
         return ChatTemplate(None)
@@ -38,6 +38,12 @@ def chat_from_folder(path: Path) -> ChatTemplate:
 
     Raises `ModelFormatError` for a file that is damaged.
     """
+    tokens = read_json(path / "special_tokens_map.json") | read_json(path / "tokenizer_config.json")
+    return ChatTemplate(folder_templates(path), token_text(tokens, "bos_token"), token_text(tokens, "eos_token"))
+
+
+def folder_templates(path: Path) -> dict[str, str]:
+    """Return the chat templates in a folder by name. Raises `ModelFormatError` for a file that is damaged."""
     config = read_json(path / "tokenizer_config.json")
     found = config.get("chat_template") or read_json(path / "chat_template.json").get("chat_template")
     sources = _named(found, "chat_template in tokenizer_config.json")
@@ -46,8 +52,7 @@ def chat_from_folder(path: Path) -> ChatTemplate:
     single = path / "chat_template.jinja"
     if single.is_file():
         sources[DEFAULT] = read_text(single)
-    tokens = read_json(path / "special_tokens_map.json") | config
-    return ChatTemplate(sources, token_text(tokens, "bos_token"), token_text(tokens, "eos_token"))
+    return sources
 
 
 def _named(found: object, where: str) -> dict[str, str]:

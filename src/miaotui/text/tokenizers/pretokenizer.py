@@ -20,6 +20,7 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _END_
 # GPT-2's after every digit was cut off on its own, in one pattern: the end of a run before a digit
 # is then the end of a piece, hence the changed look-ahead.
 _DIGITS_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+GPT2_PATTERN, SINGLE_DIGITS = _GPT2, "[0-9]"  # the steps of ``tokenizer.json`` that have no pattern of their own
 _LETTERS = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+"
 _OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|"
 _LLAMA3 = rf"{_LETTERS}|\p{{N}}{{1,3}}|{_OTHERS}{_TAIL}"
@@ -194,3 +195,17 @@ def pretokenizer(name: str) -> PreTokenizer:
             "tokenizer.json beside this GGUF file, or use the model's own folder instead."
         )
     return found
+
+
+def cut_names(patterns: tuple[str, ...], whole_words: bool, composes: bool | None) -> list[str]:
+    """Return the GGUF names under which text is cut by these ``patterns``, see `PreTokenizer`; none: unknown cuts."""
+    if patterns == (SINGLE_DIGITS, GPT2_PATTERN):
+        patterns = (_DIGITS_GPT2,)
+    wanted = patterns, whole_words, composes, False
+    return [
+        name
+        for family, names in _FAMILIES
+        if (family.patterns, family.whole_words, family.composes, family.marks_spaces) == wanted
+        for name in names
+        if name != "default"
+    ]

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from miaotui.backends.cpu.adapter_parts import AdapterParts
 from miaotui.backends.cpu.operations import OperationTable, quantized_fields
 from miaotui.backends.cpu.workspace import LatentSpace, Quantized, Rows
 from miaotui.kernels.linear import fields as lin
-from miaotui.kernels.linear.formats import padded_rows
+from miaotui.kernels.linear.formats import UNIT_ROWS, padded_rows
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.ops import float_field
@@ -21,6 +22,8 @@ from miaotui.model.config import ModelConfig
 from miaotui.model.head_layout import HeadLayout
 from miaotui.model.latent import LATENT_EPS
 from miaotui.model.packed import PackedModel
+
+PairsOf = Callable[..., AdapterParts | None]  # (operation, units of each part) -> the operations around it
 
 
 class LatentParts(NamedTuple):
@@ -33,25 +36,42 @@ class LatentParts(NamedTuple):
     normed: Quantized  # the layer's inputs
     qkv: Rows
 
-    def add(self, prefix: str, vector: Callable[[str], int]) -> None:
-        """Append the operations of one layer; ``vector`` returns a vector's address."""
+    def add(self, prefix: str, vector: Callable[[str], int], pairs: PairsOf) -> None:
+        """Append the operations of one layer; ``vector`` returns a vector's address, ``pairs`` those of adapters around
+        a product whose parts have so many units.
+        """
         space, queries = self.space, self.normed
         small = {name: space.part(name) for name, width in space.widths.items() if width}
-        self._products(prefix, "latent", small, self.normed)
+        around = pairs("latent", *(width // UNIT_ROWS for width in space.widths.values()))
+        self._products(prefix, "latent", small, self.normed, around, space.small)
         if space.widths["q_a"]:
             queries = space.queries
             self._norm(small["q_a"], space.widths["q_a"], vector(prefix + "q_a_norm"), queries)
-        self._products(prefix, "q", {"q": self.qkv}, queries)
-        self._norm(small["kv_a"], space.widths["kv_a"], vector(prefix + "kv_a_norm"), space.keys)
         places = HeadLayout(self.config).dim
-        width = 4 * padded_rows(self.config.n_heads * places)  # bytes of all queries, of all keys, of all values
+        outputs = padded_rows(self.config.n_heads * places)  # all queries, all keys, all values
+        width, units = 4 * outputs, outputs // UNIT_ROWS
+        self._products(prefix, "q", {"q": self.qkv}, queries, pairs("qkv", units), self.qkv)
+        self._norm(small["kv_a"], space.widths["kv_a"], vector(prefix + "kv_a_norm"), space.keys)
         keys, values = (self.qkv._replace(data=self.qkv.data[first:]) for first in (width, 2 * width))
-        self._products(prefix, "kv", {"k": keys, "v": values}, space.keys)
+        self._products(prefix, "kv", {"k": keys, "v": values}, space.keys, pairs("kv", units, units), keys)
         self._spread(small["k_rope"], keys, 4 * places)
 
-    def _products(self, prefix: str, name: str, targets: Mapping[str, Rows], source: Quantized) -> None:
-        """Append one product, or one for each target where formats differ; only the last is followed by a barrier."""
+    def _products(
+        self,
+        prefix: str,
+        name: str,
+        targets: Mapping[str, Rows],
+        source: Quantized,
+        pairs: AdapterParts | None,
+        joined: Rows,
+    ) -> None:
+        """Append one product, or one for each target where formats differ; only the last is followed by a barrier.
+
+        ``pairs`` change the outputs of all targets, which begin at ``joined``.
+        """
         names = [name] if prefix + name in self.weights else list(targets)
+        if pairs:
+            pairs.project(source, self.weights.matrix(prefix + names[0]).inputs)
         for each in names:
             out = targets[each] if each in targets else next(iter(targets.values()))
             self.operations.add_linear(
@@ -64,6 +84,8 @@ class LatentParts(NamedTuple):
                     ops.KEEP_GOING: int(each != names[-1]),
                 },
             )
+        if pairs:
+            pairs.add(joined)
 
     def _norm(self, source: Rows, width: int, weights: int, out: Quantized) -> None:
         self.operations.add(

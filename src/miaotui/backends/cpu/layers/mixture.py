@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.adapter_parts import AdapterParts
+from miaotui.backends.cpu.adapter_parts import AdapterParts, ExpertPairs
 from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import MixtureSpace, Quantized, Rows
 from miaotui.kernels.experts import fields as ex
@@ -21,6 +21,14 @@ from miaotui.kernels.linear.formats import padded_rows
 from miaotui.kernels.runtime.ops import float_field
 from miaotui.model.config import ExpertsConfig
 from miaotui.model.packed import Matrix, PackedModel
+
+
+class RouteTables(NamedTuple):
+    """The tables of used experts and of routes, and how many experts each row has."""
+
+    used: NDArray[np.int64]
+    routes: NDArray[np.int64]
+    chosen: int
 
 
 class MixtureParts(NamedTuple):
@@ -39,10 +47,12 @@ class MixtureParts(NamedTuple):
         mode: int,
         vector: Callable[[str], int],
         pairs: AdapterParts | None = None,
+        expert_pairs: ExpertPairs | None = None,
     ) -> None:
         """Append the operations of one layer; ``vector`` returns a vector's address, 0 if it is not there.
 
-        ``pairs`` are those of adapters around the router's product.
+        ``pairs`` are those of adapters around the router's product, ``expert_pairs`` those around the experts'; of the
+        shared expert they are behind those of all others.
         """
         space, bias = self.space, vector(prefix + "router_bias")
         router = self.weights.matrix(prefix + "router")
@@ -58,11 +68,15 @@ class MixtureParts(NamedTuple):
         table = {ex.CHOSEN: experts.chosen, ex.TABLE_ROUTES: _address(space.routes), **_gathered(space.gathered)}
         self.operations.add("experts.routing:gather", {**gathered, **table})
         biases = vector(prefix + "expert_gate_up_bias"), vector(prefix + "expert_down_bias")
-        tables = space.used, space.routes
-        self._products(prefix + "expert_", experts.count, mode, space.gathered, space.fed, *tables, biases=biases)
+        routes = RouteTables(space.used, space.routes, experts.chosen)
+        self._products(
+            prefix + "expert_", experts.count, mode, space.gathered, space.fed, routes, expert_pairs, biases=biases
+        )
         if experts.shared_size:
-            tables = space.shared, space.shared_routes
-            self._products(prefix + "shared_", 1, mode, self.normed, space.shared_fed, *tables)
+            if expert_pairs:
+                expert_pairs = expert_pairs._replace(number=expert_pairs.number + experts.count)
+            routes = RouteTables(space.shared, space.shared_routes, 1)
+            self._products(prefix + "shared_", 1, mode, self.normed, space.shared_fed, routes, expert_pairs)
 
     def _route(self, experts: ExpertsConfig, bias: int, scales: int) -> None:
         space = self.space
@@ -96,20 +110,23 @@ class MixtureParts(NamedTuple):
         mode: int,
         source: Quantized,
         fed: Quantized,
-        used: NDArray[np.int64],
-        routes: NDArray[np.int64],
+        routes: RouteTables,
+        pairs: ExpertPairs | None,
         *,
         biases: tuple[int, int] = (0, 0),
     ) -> None:
         gate_up, down = self.weights.matrix(prefix + "gate_up"), self.weights.matrix(prefix + "down")
-        table = {ex.TABLE: _address(used), ex.TABLE_ROUTES: _address(routes)}
+        table = {ex.TABLE: _address(routes.used), ex.TABLE_ROUTES: _address(routes.routes)}
+        chosen = {**table, ex.CHOSEN: routes.chosen}
+        inputs = {**_inputs(self.normed), **_gathered(source)}
+        added = pairs.project({**inputs, **chosen}, gate_up.inputs, "gate", "up") if pairs else {}
         self.operations.add(
             f"experts.products:gate_up_{gate_up.format.value}",
             {
                 **_matrix(gate_up, count),
-                **_inputs(self.normed),
-                **_gathered(source),
+                **inputs,
                 **table,
+                **added,
                 ex.EXPERT_BIAS: biases[0],
                 lin.MODE: mode,
                 lin.OUT: fed.integers.address,
@@ -118,9 +135,10 @@ class MixtureParts(NamedTuple):
                 lin.OUT_HEADER_STRIDE: fed.headers.stride,
             },
         )
+        added = pairs.project({**_inputs(fed), **_gathered(fed), **chosen}, down.inputs, "down") if pairs else {}
         outputs = {lin.OUT: self.residual.address, lin.OUT_STRIDE: self.residual.stride, ex.EXPERT_BIAS: biases[1]}
         kernel = f"experts.products:down_{down.format.value}"
-        self.operations.add(kernel, {**_matrix(down, count), **_inputs(fed), **table, **outputs})
+        self.operations.add(kernel, {**_matrix(down, count), **_inputs(fed), **table, **added, **outputs})
 
 
 def _matrix(matrix: Matrix, count: int) -> dict[int, int]:

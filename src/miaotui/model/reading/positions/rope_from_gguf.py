@@ -7,13 +7,14 @@ by name. Llama 3's smoothing arrives here as ready-made factors in ``rope_freqs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.reading.architectures import Architecture
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
-from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, RopeConfig, RopeScaling
+from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, LongContext, RopeConfig, RopeScaling
 
 FREQ_FACTORS = "rope_freqs.weight"
 SHORT_FACTORS = "rope_factors_short.weight"
@@ -60,8 +61,8 @@ def read_local_rope(fields: Fields, architecture: Architecture, head_dim: int) -
 def usable_context(fields: Fields, rope: RopeConfig, tensors: Mapping[str, StoredTensor]) -> int:
     """Return how many tokens the model can be used with.
 
-    With LongRoPE this is the original context: its short factors hold no further, and a switch to the long ones would
-    change the meaning of cached keys.
+    With LongRoPE this is the original context: its short factors hold no further, and a switch to the long ones while a
+    model runs would change the meaning of cached keys (see `long_context`).
     """
     context = fields.count("context_length", MAX_CONTEXT)
     if SHORT_FACTORS in tensors:
@@ -69,6 +70,14 @@ def usable_context(fields: Fields, rope: RopeConfig, tensors: Mapping[str, Store
     if rope.scaling == "yarn":
         return min(MAX_CONTEXT, max(context, int(rope.original_context * rope.factor)))
     return context
+
+
+def long_context(fields: Fields, rope: RopeConfig, tensors: Mapping[str, StoredTensor]) -> LongContext | None:
+    """Return the encoding of texts longer than the usable context: LongRoPE's long factors, None without any."""
+    context = fields.count("context_length", MAX_CONTEXT)
+    if SHORT_FACTORS not in tensors or LONG_FACTORS not in tensors or context <= _original_context(fields):
+        return None
+    return LongContext(replace(rope, freq_factors=_factors(tensors[LONG_FACTORS], rope.dim)), context)
 
 
 def _scaling(fields: Fields, factor: float) -> RopeScaling:
@@ -88,7 +97,9 @@ def _original_context(fields: Fields) -> int:
 def _freq_factors(dim: int, tensors: Mapping[str, StoredTensor]) -> tuple[float, ...] | None:
     """Return the factors from whichever tensor the file has. Checks the size before it decodes."""
     tensor = tensors.get(SHORT_FACTORS) or tensors.get(FREQ_FACTORS)
-    if tensor is None:
-        return None
+    return None if tensor is None else _factors(tensor, dim)
+
+
+def _factors(tensor: StoredTensor, dim: int) -> tuple[float, ...]:
     require(tensor.shape == (dim // 2,), f"tensor {tensor.name!r}", f"{dim // 2} numbers", tensor.shape)
     return tuple(float(value) for value in tensor.float32())

@@ -7,13 +7,13 @@ frequencies. Invariant: an unknown scaling type is refused by name.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.reading.architectures import Architecture
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
-from miaotui.model.rope import MAX_CONTEXT, NEVER, RopeConfig, longrope_magnitude
+from miaotui.model.rope import MAX_CONTEXT, NEVER, LongContext, RopeConfig, longrope_magnitude
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 PROPORTIONAL = "proportional"  # a share of the pairs turns, by the frequencies that they have in a whole head
@@ -27,6 +27,7 @@ class Rope:
     main: RopeConfig
     local: RopeConfig | None
     context_length: int
+    long: LongContext | None = None
 
 
 def read_rope(fields: Fields, architecture: Architecture, head_dim: int, local_dim: int | None = None) -> Rope:
@@ -42,9 +43,12 @@ def read_rope(fields: Fields, architecture: Architecture, head_dim: int, local_d
     if kind == "longrope":
         original = _original_context(main, fields, context)
         rope = _longrope(main, theta, dim, (context, original))
-        # The short factors hold for the original context only, and a switch to the long ones
+        # The short factors hold for the original context only, and a switch to the long ones while a model runs
         # would change the meaning of what is already cached.
-        return Rope(rope, None, min(context, original))
+        long = None
+        if context > original and main.has("long_factor"):
+            long = LongContext(replace(rope, freq_factors=main.numbers("long_factor", dim // 2)), context)
+        return Rope(rope, None, min(context, original), long)
     rope = _scaled(kind, main, theta, dim, _original_context(main, fields, context))
     if kind == "yarn" and main.has("original_max_position_embeddings"):
         context = min(MAX_CONTEXT, max(context, int(rope.original_context * rope.factor)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -74,7 +75,8 @@ async def create(http: HttpRequest) -> Response:
 
     def keep(done: ResponseBody) -> None:
         if body.store is not False:
-            services_of(http).responses.keep(caller_of(http).namespace, StoredResponse(done, said))
+            forget = lookup.forget if lookup is not None else lambda: None
+            services_of(http).responses.keep(caller_of(http).owner, StoredResponse(done, said, forget=forget))
 
     headers = ignored_fields(body)
     if body.stream:
@@ -95,9 +97,10 @@ async def show(http: HttpRequest) -> Response:
 
 
 async def delete(http: HttpRequest) -> Response:
-    """Forget a response."""
+    """Forget a response, in the cache of answers too."""
     identity = http.path_params["response_id"]
-    services_of(http).responses.drop(caller_of(http).namespace, identity)
+    kept = services_of(http).responses.drop(caller_of(http).owner, identity)
+    await run_in_threadpool(kept.forget)
     return json_response({"id": identity, "object": "response", "deleted": True})
 
 
@@ -114,7 +117,7 @@ async def cancel(http: HttpRequest) -> Response:
 
 
 def _kept(http: HttpRequest) -> StoredResponse:
-    return services_of(http).responses.find(caller_of(http).namespace, http.path_params["response_id"])
+    return services_of(http).responses.find(caller_of(http).owner, http.path_params["response_id"])
 
 
 def _lookup(
@@ -134,8 +137,8 @@ def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
     said = read_input(body.input)
     if body.previous_response_id is None:
         return said
-    namespace = caller_of(http).namespace
-    before = services_of(http).responses.find(namespace, body.previous_response_id, "previous_response_id")
+    owner = caller_of(http).owner
+    before = services_of(http).responses.find(owner, body.previous_response_id, "previous_response_id")
     if before.runs:
         raise bad_value("previous_response_id", "names a response that is still on its way")
     return [*before.said, *said_in(before.body["output"]), *said]
@@ -143,16 +146,17 @@ def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
 
 def _start(generation: GenerationRequest, begun: ResponseBody, said: list[Any]) -> ResponseBody:
     """Work on it in the background; the response as it is now."""
-    store, namespace = services_of(generation.http).responses, caller_of(generation.http).namespace
-    store.require_room(namespace)
+    store, owner = services_of(generation.http).responses, caller_of(generation.http).owner
+    store.require_room(owner)
     batch = generation.submit()
-    kept = StoredResponse(begun, said)
+    lookup = generation.lookup
+    kept = StoredResponse(begun, said, forget=lookup.forget if lookup is not None else lambda: None)
 
     def ended(work: asyncio.Task[None]) -> None:
         if work.cancelled():  # perhaps before it took its first step
             batch.cancel()
             kept.body = {**begun, "status": "cancelled"}
-        store.renew(namespace, kept)
+        store.renew(owner, kept)
 
     async def work() -> None:
         try:
@@ -163,7 +167,7 @@ def _start(generation: GenerationRequest, begun: ResponseBody, said: list[Any]) 
 
     kept.work = asyncio.create_task(work())
     kept.work.add_done_callback(ended)
-    store.keep(namespace, kept)
+    store.keep(owner, kept)
     return begun
 
 

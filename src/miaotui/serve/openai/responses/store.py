@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class StoredResponse:
     body: dict[str, Any]
     said: Sequence[Any]
     work: asyncio.Task[None] | None = None
+    forget: Callable[[], object] = lambda: None  # deletes what a cache keeps of it
     characters: int = 0
 
     @property
@@ -40,11 +41,11 @@ class ResponseStore:
     """The answers of all callers. Used in one event loop."""
 
     def __init__(self) -> None:
-        self._of: dict[int, OrderedDict[str, StoredResponse]] = {}
+        self._of: dict[str, OrderedDict[str, StoredResponse]] = {}
 
-    def keep(self, namespace: int, kept: StoredResponse) -> None:
+    def keep(self, owner: str, kept: StoredResponse) -> None:
         """Keep it; drops the oldest if there are too many."""
-        own = self._of.setdefault(namespace, OrderedDict())
+        own = self._of.setdefault(owner, OrderedDict())
         kept.characters = len(json.dumps([kept.body, kept.said]))
         own[kept.body["id"]] = kept
         total = sum(each.characters for each in own.values())
@@ -54,30 +55,37 @@ class ResponseStore:
             if not each.runs:
                 total -= own.pop(identity).characters
 
-    def renew(self, namespace: int, kept: StoredResponse) -> None:
+    def renew(self, owner: str, kept: StoredResponse) -> None:
         """Store what a response has become, unless it was dropped meanwhile."""
-        if kept.body["id"] in self._of.get(namespace, ()):
-            self.keep(namespace, kept)
+        if kept.body["id"] in self._of.get(owner, ()):
+            self.keep(owner, kept)
 
-    def find(self, namespace: int, identity: str, param: str | None = None) -> StoredResponse:
+    def find(self, owner: str, identity: str, param: str | None = None) -> StoredResponse:
         """Raises `ApiError` (404)."""
-        own = self._of.get(namespace)
+        own = self._of.get(owner)
         kept = None if own is None else own.get(identity)
         if kept is None:
             text = "There is no such response here: it was never kept, was deleted, or is too old"
             raise ApiError(404, text, param=param, code="response_not_found")
         return kept
 
-    def drop(self, namespace: int, identity: str) -> None:
-        """Keep it no more; work on it ends. Raises `ApiError` (404)."""
-        kept = self.find(namespace, identity)
+    def drop(self, owner: str, identity: str) -> StoredResponse:
+        """Keep it no more, and return it; work on it ends. Raises `ApiError` (404)."""
+        kept = self.find(owner, identity)
         if kept.work is not None:
             kept.work.cancel()
-        del self._of[namespace][identity]
+        del self._of[owner][identity]
+        return kept
 
-    def require_room(self, namespace: int) -> None:
+    def drop_all(self, owner: str) -> None:
+        """Keep no answer of an owner any more; work on them ends."""
+        for kept in self._of.pop(owner, {}).values():
+            if kept.work is not None:
+                kept.work.cancel()
+
+    def require_room(self, owner: str) -> None:
         """Raises `OverloadedError` if too many of the caller's answers are on their way."""
-        own = self._of.get(namespace) or OrderedDict()
+        own = self._of.get(owner) or OrderedDict()
         running = sum(kept.runs for kept in own.values())
         if running >= RUNNING:
             raise OverloadedError(

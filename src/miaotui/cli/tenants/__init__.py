@@ -1,0 +1,1 @@
+"""``miaotui tenant``: who may use a server, and how much."""

@@ -1,0 +1,342 @@
+"""Jobs of one model over its replicas: texts of encoders, windows of speech models; each ends exactly once.
+
+Owns the thread in which results come in, the router and the retries. Knows no Ray and neither texts nor sound. A job is
+short and its results depend on nothing but itself, so one whose replica dies is asked again elsewhere, from its first
+result that is not there. Invariants: a result is kept once; a replica whose files or arithmetic differ is not sent
+anything; retries are bounded, and a job that cannot be done says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from miaotui.cluster.messages import VERSION, Message, error_of
+from miaotui.cluster.pool import MOST_LOSSES, MOST_REFUSALS, RETRY_S, WAIT_S
+from miaotui.cluster.replicas import Bring, Replicas
+from miaotui.cluster.routing.router import Outcome, Router, RouteRequest, Ticket
+from miaotui.cluster.routing.scaling import Scaler, ScaleRange
+from miaotui.cluster.transport.channel import Channel, Members
+from miaotui.engine.jobs.job import PromisedJob, asked_of
+from miaotui.engine.remote.jobs import Content, Take
+from miaotui.engine.remote.state import RemoteState
+from miaotui.errors import (
+    DeadlineUnattainableError,
+    EngineError,
+    MiaotuiError,
+    OverloadedError,
+    RefusedError,
+    ReplicaLostError,
+    RequestError,
+)
+
+LOG = logging.getLogger("miaotui.cluster")
+ReadValues = Callable[[Message], Sequence[Any]]
+
+
+@dataclass
+class _JobWay:
+    """One job on its way: ``kept`` results are here."""
+
+    job: PromisedJob
+    content: Content
+    take: Take
+    ticket: Ticket
+    kept: int = 0
+    tried: set[str] = field(default_factory=set)
+    losses: int = 0
+    refusals: int = 0
+
+
+class JobPool:
+    """A `JobDispatcher` over the replicas of one model.
+
+    ``read`` makes values of a piece that carries some. ``bring`` brings a new replica what the others have. ``scale``
+    is the range of how many there are; None: others decide that.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        members: Members,
+        expected: Message,
+        read: ReadValues,
+        bring: Bring | None = None,
+        scale: ScaleRange | None = None,
+    ) -> None:
+        self.name = name
+        self.resumed = 0  # jobs that were asked again elsewhere
+        self._read = read
+        self._scaler = None if scale is None else Scaler(scale, time.monotonic())
+        self._router, self._lock = Router(), threading.Lock()
+        self._replicas = Replicas(name, members, expected, self._router, self._lock, bring or _bring_nothing)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._works: set[asyncio.Task[None]] = set()  # of `spread`
+        self._events = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=f"miaotui-pool-{name}", daemon=True)
+        self._thread.start()
+
+    # from any thread -----------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RemoteState:
+        """Return the state of all replicas together, as published last."""
+        return self._replicas.reports.state
+
+    @property
+    def has_range(self) -> bool:
+        """Return whether the pool says itself how many replicas it wants."""
+        return self._scaler is not None
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Return the replicas that may not join or cannot be reached, and why."""
+        return {**self._replicas.unreached, **self._replicas.refused}
+
+    @property
+    def replicas(self) -> dict[str, dict[str, float | bool | str]]:
+        """Return what the router knows of each replica, for people."""
+        with self._lock:
+            return self._replicas.shown(time.monotonic())
+
+    def published(self, name: str) -> Any:
+        """Return a value that all replicas publish, from one of them; None before any has."""
+        return self._replicas.reports.published(name)
+
+    def ahead_s(self) -> float:
+        """Return the seconds of work that stand before a new job at the replica that has least."""
+        with self._lock:
+            loads = [each.all.prompt_tokens * each.cost.read_s for each in self._router.replicas.values()]
+        return min(loads, default=0.0)
+
+    def dispatch(self, job: PromisedJob, content: Content, take: Take) -> None:
+        """Choose a replica and send the job on its way, see `JobDispatcher.dispatch`."""
+        if self._events.is_closed():
+            raise OverloadedError("the server is stopping: ask again in a moment", 1.0)
+        with self._lock:
+            ticket = self._placed(_route(job), time.monotonic())
+        job.predicted_ms = 1e3 * (time.perf_counter() - job.arrived_s + ticket.predicted_s)
+        way = _JobWay(job, content, take, ticket)
+        self._events.call_soon_threadsafe(self._start, way)
+
+    def _placed(self, route: RouteRequest, now_s: float) -> Ticket:
+        """Return a ticket for a new job, which counts as offered work in any case. Raises `RefusedError`."""
+        is_late = False
+        try:
+            return self._router.pick(route, now_s)
+        except DeadlineUnattainableError:
+            is_late = True
+            raise
+        finally:
+            if self._scaler is not None:
+                self._scaler.note(self._router.work_s(route), is_late, now_s)
+
+    def wanted(self, count: int) -> int:
+        """Return how many replicas there should be, where ``count`` were wanted last; ``count`` without a range."""
+        if self._scaler is None:
+            return count
+        queue_s = self.queue_s()
+        with self._lock:
+            return self._scaler.wanted(time.monotonic(), count, len(self._tasks), queue_s)
+
+    def queue_s(self) -> float:
+        """Return the seconds of work in line, over all replicas."""
+        with self._lock:
+            return sum(each.all.prompt_tokens * each.cost.read_s for each in self._router.replicas.values())
+
+    def spread(self, work: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
+        """Begin some work with each replica that is here, soon; it handles its own errors."""
+        if not self._events.is_closed():
+            self._events.call_soon_threadsafe(self._begin_each, work)
+
+    def on_channels(self, work: Callable[[Channel], Coroutine[Any, Any, bool]]) -> list[bool]:
+        """Do some work with each replica that is here, and wait for the results."""
+
+        async def each() -> list[bool]:
+            return list(await asyncio.gather(*map(work, tuple(self._replicas.channels.values()))))
+
+        return asyncio.run_coroutine_threadsafe(each(), self._events).result()
+
+    def _begin_each(self, work: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
+        for channel in tuple(self._replicas.channels.values()):
+            task = self._events.create_task(work(channel))
+            self._works.add(task)
+            task.add_done_callback(self._works.discard)
+
+    def wait(self, replicas: int, timeout_s: float) -> bool:
+        """Wait until so many replicas take jobs; False after ``timeout_s``."""
+        end_s = time.monotonic() + timeout_s
+        while self.state.engines < replicas:
+            if time.monotonic() > end_s:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def drain(self, replica: str) -> None:
+        """Send nothing more to a replica."""
+        with self._lock:
+            self._router.drain(replica)
+
+    def close(self) -> None:
+        """Cancel everything, give up the replicas and end the thread. Closing twice does nothing."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._end(), self._events).result()
+            self._events.call_soon_threadsafe(self._events.stop)
+            self._thread.join()
+
+    # the pool's thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._events)
+        watch = self._events.create_task(self._replicas.follow())
+        self._events.run_forever()
+        watch.cancel()
+        self._events.run_until_complete(asyncio.gather(watch, return_exceptions=True))
+        self._events.close()
+
+    async def _end(self) -> None:
+        tasks = [*self._tasks.values(), *self._works]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._replicas.close()
+
+    def _start(self, way: _JobWay) -> None:
+        number = way.job.number
+        task = self._events.create_task(self._bring_to_its_end(way))
+        self._tasks[number] = task
+        task.add_done_callback(lambda _: self._stopped(way))
+        way.job.future.add_done_callback(lambda _: self._leave_soon(number))
+
+    def _leave_soon(self, number: int) -> None:
+        """Cancel the task of a job that has ended, whatever thread ended it."""
+        if not self._events.is_closed():
+            self._events.call_soon_threadsafe(self._leave, number)
+
+    def _leave(self, number: int) -> None:
+        task = self._tasks.get(number)
+        if task is not None:
+            task.cancel()
+
+    def _stopped(self, way: _JobWay) -> None:
+        """Give the ticket of a job back whose task was cancelled before it began."""
+        self._tasks.pop(way.job.number, None)
+        self._settle(way, "cancelled")
+        way.job.cancel()
+
+    async def _bring_to_its_end(self, way: _JobWay) -> None:
+        error: MiaotuiError | None = None
+        try:
+            while not way.job.is_over:
+                try:
+                    await self._attempt(way)
+                    break
+                except ReplicaLostError as lost:
+                    self._replicas.leave(way.ticket.replica)  # if it is still there, it joins again
+                    await self._move(way, lost)
+                except EngineError as failed:
+                    await self._move(way, failed)
+                except RefusedError as refusal:
+                    self._ask_another(way, refusal)
+        except MiaotuiError as found:
+            error = found
+        except Exception as found:
+            LOG.exception("a job of %s failed", self.name)
+            error = EngineError(f"the request failed on its way: {type(found).__name__}: {found}. Ask again")
+        if error is not None:
+            self._settle(way, "client_error" if isinstance(error, RequestError | RefusedError) else "failed")
+        else:
+            self._settle(way, "finished")
+        way.job.end(time.perf_counter(), error)
+
+    async def _attempt(self, way: _JobWay) -> None:
+        """Have one replica compute the results that are not here. Raises what ends this attempt."""
+        job, channel = way.job, self._replicas.channels.get(way.ticket.replica)
+        if channel is None:
+            raise ReplicaLostError(f"the replica {way.ticket.replica} has left")
+        message = {
+            **way.content,
+            "version": VERSION,
+            "number": job.number,
+            "skip": way.kept,
+            "deadline": None if job.deadline is None else asdict(job.deadline),
+            "spent_ms": 1e3 * (time.perf_counter() - job.arrived_s),
+        }
+        async with aclosing(channel.answer(message)) as pieces:
+            async for piece in pieces:
+                if "error" in piece:
+                    raise error_of(piece)
+                if piece.get("at", way.kept) != way.kept:
+                    raise ReplicaLostError(f"pieces of the replica {way.ticket.replica} were lost or came twice")
+                for value in self._read(piece):
+                    way.take(way.kept, value)
+                    way.kept += 1
+                if "end" in piece:
+                    if way.kept != job.n_results:
+                        raise EngineError(f"a replica gave {way.kept} of {job.n_results} results")
+                    return
+        raise ReplicaLostError(f"the replica {way.ticket.replica} stopped in the middle of a job")
+
+    async def _move(self, way: _JobWay, lost: EngineError) -> None:
+        """Choose another replica after one or its engine failed; wait for one. Raises what ends the job."""
+        self._settle(way, "failed")
+        way.losses += 1
+        way.tried = {way.ticket.replica}
+        LOG.warning("%s: %s: the job is asked again elsewhere", self.name, lost)
+        if way.losses > MOST_LOSSES:
+            raise ReplicaLostError(f"{way.losses} replicas were lost under this job. The last: {lost}. Ask again")
+        end_s = time.monotonic() + WAIT_S
+        while True:
+            route = _route(way.job)
+            try:
+                self._pick(way)
+                break
+            except OverloadedError:
+                if time.monotonic() > end_s or (route.total_s is not None and route.total_s <= 0):
+                    raise
+                way.tried = set()  # it may have been only one job that failed there
+                await asyncio.sleep(RETRY_S)
+        self.resumed += 1
+
+    def _ask_another(self, way: _JobWay, refusal: RefusedError) -> None:
+        """Choose another replica after one has refused. Raises the refusal where there is none."""
+        self._settle(way, "refused")
+        way.refusals += 1
+        way.tried.add(way.ticket.replica)
+        if way.refusals > MOST_REFUSALS:
+            raise refusal
+        try:
+            self._pick(way)
+        except RefusedError:
+            raise refusal from None
+
+    def _pick(self, way: _JobWay) -> None:
+        with self._lock:
+            way.ticket = self._router.pick(_route(way.job), time.monotonic(), way.tried)
+
+    def _settle(self, way: _JobWay, outcome: Outcome) -> None:
+        with self._lock:
+            self._router.done(way.ticket, outcome, time.monotonic())
+
+
+def _route(job: PromisedJob) -> RouteRequest:
+    """Return the parts of a job that decide where it goes; it has no prefix and no session."""
+    asked_ms = None if job.deadline is None else asked_of(job.deadline)
+    spent_s = time.perf_counter() - job.arrived_s
+    return RouteRequest(
+        prompt_tokens=max(job.n_tokens, 1),
+        answer_tokens=1,
+        session=job.number,
+        total_s=None if asked_ms is None else asked_ms / 1e3 - spent_s,
+        may_be_late=job.deadline is not None and job.deadline.on_late != "refuse",
+    )
+
+
+async def _bring_nothing(_: Channel) -> str | None:
+    return None

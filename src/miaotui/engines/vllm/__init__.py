@@ -1,0 +1,1 @@
+"""vLLM's AsyncLLM as a child process behind our routes."""

@@ -1,0 +1,1 @@
+"""Encryption at rest: master keys, sealed files, sealed cells of databases."""

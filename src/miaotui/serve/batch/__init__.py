@@ -1,0 +1,1 @@
+"""Batches of requests from a file, answered by the routes of a server without a socket."""

@@ -1,0 +1,1 @@
+"""Tenants: whose keys, models, indexes and limits belong together."""
