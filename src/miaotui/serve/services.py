@@ -22,6 +22,8 @@ from miaotui.serve.seq2seq.models import Seq2SeqModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.speech.models import SpeechModels
 from miaotui.serve.tasks.heads import ServedHeads
+from miaotui.serve.tenants.allowance import Allowance
+from miaotui.serve.tenants.view import narrowed
 
 if TYPE_CHECKING:
     from miaotui.apps.qa_pipeline import Searchable
@@ -90,6 +92,10 @@ class Services:
     support: Support | None = None
     meaning: MeaningService | None = None
     index_replicas: IndexReplicas | None = None  # that search instead of this process
+
+    def narrowed(self, allowance: Allowance) -> Services:
+        """Return these parts as far as a caller with ``allowance`` may use them."""
+        return narrowed(self, allowance)
 
     def forget_answers(self, caller: Caller, index: str) -> None:
         """Delete the answers that were kept from an index of a caller."""

@@ -73,7 +73,7 @@ class IndexPool:
         self._drop_all(lambda index: folder in (index.folder, index.folder.parent))
 
     def forget_removed(self) -> None:
-        """Delete all snapshots of indexes that are not here any more, whoever removed them; wait until they are gone."""
+        """Delete all snapshots of indexes that are not here any more; wait until they are gone."""
         self._drop_all(lambda index: not (index.folder / INDEX_FILE).is_file())
 
     def search(self, index: Index, query: str, limit: int, offset: int, plain: bool) -> Results:

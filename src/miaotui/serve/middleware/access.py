@@ -35,7 +35,6 @@ from miaotui.serve.middleware.keys import ANYONE, UNLIMITED, Caller, Keyring
 from miaotui.serve.middleware.quotas import KeyUsage
 from miaotui.serve.middleware.refusals import LEAVING, Refusal, refuse, refused_over_http, wrong_key
 from miaotui.serve.tenants.allowance import EVERYTHING
-from miaotui.serve.tenants.view import narrowed
 
 if TYPE_CHECKING:
     from miaotui.serve.services import Services
@@ -368,7 +367,7 @@ def services_of(http: HTTPConnection) -> Services:
     found: Services | None = http.scope.get(SERVICES)
     if found is None:
         whole, allowance = whole_services_of(http), caller_of(http).allowance
-        found = http.scope[SERVICES] = whole if allowance == EVERYTHING else narrowed(whole, allowance)
+        found = http.scope[SERVICES] = whole if allowance == EVERYTHING else whole.narrowed(allowance)
     return found
 
 
