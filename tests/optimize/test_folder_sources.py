@@ -27,6 +27,7 @@ from tiny_models import make_tiny_folder, make_tiny_gguf
 from tiny_variants import VARIANTS
 
 REFUSED = (
+    "chatglm",
     "phi3-longrope",
     *("granite", "minicpm", "minicpm3", "cohere", "cohere2", "youtu"),
     *("qwen3-moe", "qwen3-moe-sparse", "qwen2-moe", "glm4-moe", "gpt-oss", "ernie4_5-moe", "granitemoe", "olmoe"),

@@ -10,9 +10,15 @@ OPTIMIZE_HELP = {
     "show the report card of an optimized file": "显示优化后文件的报告卡",
     "the target": "目标",
     "the way": "做法",
-    "MODEL is a GGUF file or a name. With a limit of loss the smallest file that keeps it is made, else the one that "
-    "loses least. A run that was interrupted goes on.": (
-        "MODEL 是 GGUF 文件或名称。给出损失上限时，写出满足它的最小文件；否则写出损失最小的文件。中断后再次运行会继续。"
+    "MODEL is a GGUF file, a folder of safetensors or a name. With a limit of loss the smallest file that keeps it "
+    "is made, else the one that loses least. Of an encoder, give --size and --calibration. A run that was "
+    "interrupted goes on.": (
+        "MODEL 是 GGUF 文件、safetensors 文件夹或名称。给出损失上限时，写出满足它的最小文件；否则写出损失最小的文件。"
+        "编码器须给出 --size 和 --calibration。中断后再次运行会继续。"
+    ),
+    "how keys and values are stored when the file is run (default: f16)": "运行该文件时键和值的存储方式（默认：f16）",
+    "leave nothing out; else parts go if no types are fast or small enough": (
+        "不删去任何部分；否则当没有类型足够快或足够小时，会删去一些部分"
     ),
     "bytes of the file at most, such as 80MB": "文件最多多少字节，如 80MB",
     "mean divergence from the model at most, such as 0.02": "与原模型的平均散度上限，如 0.02",
@@ -40,8 +46,8 @@ OPTIMIZE_HELP = {
     "feed-forward channels of a layer to keep": "每层保留的前馈通道数",
     "tokens to learn from afterwards (needs torch)": "剪枝后用多少词元学习恢复（需要 torch）",
     "measure a mask over this share of the weights (Wanda)": "测量把这一比例的权重置零的代价（Wanda）",
-    "STUDENT and TEACHER are GGUF files or names, of one vocabulary. Needs torch; a run can be resumed.": (
-        "STUDENT 与 TEACHER 是词表相同的 GGUF 文件或名称。需要 torch；中断后再次运行会继续。"
+    "STUDENT and TEACHER are GGUF files, folders or names, of one vocabulary. Needs torch; a run can be resumed.": (
+        "STUDENT 与 TEACHER 是词表相同的 GGUF 文件、文件夹或名称。需要 torch；中断后再次运行会继续。"
     ),
     "model whose distributions are learned": "学习其输出分布的教师模型",
     "GGUF file to write, in float16": "要写的 GGUF 文件，float16",

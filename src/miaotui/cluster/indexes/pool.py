@@ -221,7 +221,7 @@ async def _has(channel: Channel, index: Index) -> bool:
 
 def _stays(index: Index) -> bool:
     """Return whether an index is searched in this process alone: snapshots of an encrypted one would be plain."""
-    return bool(index.plan.remotes) or index.seal is not None
+    return bool(index.plan.remotes) or index.plan.sealed
 
 
 def _key(index: Index) -> str:
