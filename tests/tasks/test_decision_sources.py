@@ -92,6 +92,18 @@ def test_few_examples_stay_near_the_usual_weights() -> None:
     assert weights_for("score/4", overall, by_kind) == overall
 
 
+def test_many_examples_of_a_kind_are_held_less() -> None:
+    """Cross-validation chooses the hold: what many examples say of unseen ones, weights may follow."""
+    apart = [each._replace(kind="choice/2") for each in answered(200, 0.05, 2.0, seed=3)]
+    overall, by_kind = fit_weights([*answered(400, 0.5, 8.0), *apart])
+    _, alone = fit_weights([each._replace(kind="choice/2") for each in answered(2000, 0.05, 2.0, seed=5)])
+    assert abs(by_kind["choice/2"].likeness - alone["choice/2"].likeness) < 0.4 * abs(
+        overall.likeness - alone["choice/2"].likeness
+    )
+    _, few = fit_weights([*answered(400, 0.5, 8.0), *apart[:8]])
+    assert few["choice/2"] == pytest.approx(overall, rel=0.35)
+
+
 def test_without_likeness_a_temperature_is_fitted() -> None:
     examples = [each._replace(likeness=None) for each in answered(4000, 0.5, 0.0)]
     weights, _ = fit_weights(examples)

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from miaotui.tasks.calibration import softmax_rows
 
 Doubles = NDArray[np.float64]
-NEARNESS = 8.0  # how strongly weights of a kind are held to those of all, in examples
+NEARNESS = (8.0, 4.0, 2.0, 1.0, 0.5)  # how strongly weights of a kind may be held to those of all, in examples
+FOLDS = 5  # of the examples of a kind, by which the hold is chosen
+LEAST_FOLD = 6  # examples in a fold; kinds with fewer are held most strongly
+MANY = 600  # examples beside which a hold of a few hardly matters
 LEAST_LOGITS = 0.01  # the inverse of the highest temperature
 LEAST_SHARE = 0.1  # of a usual weight: changes are measured by it where a weight of all is smaller, or zero
 STEPS = 60
@@ -64,10 +67,26 @@ def fit_weights(examples: Sequence[SourcedOptions]) -> tuple[SourceWeights, dict
     All examples must have likeness, or none. Weights are never negative.
     """
     overall = _fitted(examples, usual_weights(examples[0].likeness), held=1.0)
-    kinds = dict.fromkeys(each.kind for each in examples)
-    return overall, {
-        kind: _fitted([each for each in examples if each.kind == kind], overall, held=NEARNESS) for kind in kinds
-    }
+    by_kind: dict[str, list[SourcedOptions]] = {}
+    for each in examples:
+        by_kind.setdefault(each.kind, []).append(each)
+    return overall, {kind: _fitted(own, overall, held=_hold(own, overall)) for kind, own in by_kind.items()}
+
+
+def _hold(examples: Sequence[SourcedOptions], overall: SourceWeights) -> float:
+    """Return the hold with the least log loss on examples that a fit did not see, by cross-validation."""
+    if not FOLDS * LEAST_FOLD <= len(examples) <= MANY:
+        return NEARNESS[-1] if len(examples) > MANY else NEARNESS[0]
+
+    def unseen_loss(held: float) -> float:
+        losses = []
+        for fold in range(FOLDS):
+            seen = [each for place, each in enumerate(examples) if place % FOLDS != fold]
+            weights = _fitted(seen, overall, held)
+            losses += [_loss_of(each, weights) for each in examples[fold::FOLDS]]
+        return math.fsum(losses)
+
+    return min(NEARNESS, key=unseen_loss)
 
 
 def usual_weights(likeness: Sequence[float] | None) -> SourceWeights:
@@ -109,6 +128,12 @@ def _fitted(examples: Sequence[SourcedOptions], centre: SourceWeights, held: flo
             break
         at, value = there, loss
     return SourceWeights(float(at[0]), float(at[1]) if has_likeness else centre.likeness)
+
+
+def _loss_of(example: SourcedOptions, weights: SourceWeights) -> float:
+    """Return the log loss of one example, in nats."""
+    columns = _columns(example, example.likeness is not None)
+    return _loss([columns], [example], np.array(weights[: columns.shape[1]], np.float64))
 
 
 def _columns(example: SourcedOptions, has_likeness: bool) -> Doubles:
