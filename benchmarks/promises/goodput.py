@@ -39,6 +39,7 @@ from miaotui.bench.load.target import AskOptions
 LOADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 PROMPT, SHORT_PROMPT = (40, 400), (40, 40)
 STREAMS = 8
+NUMBERS = 100_000  # of prompts, between a load and one that is larger by the capacity: no load repeats another's
 PATIENCE_S, PEER_PATIENCE_S = 30.0, 5.0  # for an answer; of a peer, what takes longer is late in any case
 UNKNOWN_CAPACITY = 6.0  # answers per second, where ours was not measured
 
@@ -106,7 +107,7 @@ class _Measurement:
         """One open load, with the same requests for every server."""
         rate, seed = load * self.outcome.capacity, self.args.seed
         times = Arrivals().times_s(rate, self.seconds, seed)
-        planned = planned_at(times, PromptPlan(PROMPT, seed=seed), 0)
+        planned = planned_at(times, PromptPlan(PROMPT, seed=seed), round(NUMBERS * load))
         deadline_ms = self.args.deadline_ms if self.is_ours else None
         patience_s = self.args.leave_after or (PATIENCE_S if self.is_ours else PEER_PATIENCE_S)
         before = steps_of(server) if self.is_ours else None

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import Strangers, describe
+from benchmarks.promises.goodput import NUMBERS
 from benchmarks.promises.goodput_servers import Server, ours
 from benchmarks.promises.promise import DeadlineTarget
 from miaotui.bench.load.arrivals import Arrivals
@@ -110,7 +111,7 @@ def measured(server: Server, chosen: argparse.Namespace, load: float, rate: floa
     """Send requests at random moments, ``rate`` a second, and return what became of them."""
     source = random.Random(f"{chosen.seed} {load}")
     times = Arrivals().times_s(rate, chosen.seconds, chosen.seed)
-    planned = planned_at(times, PromptPlan(PROMPT, ANSWER, chosen.seed), 0)
+    planned = planned_at(times, PromptPlan(PROMPT, ANSWER, chosen.seed), round(NUMBERS * load))
     deadlines = {
         each.number: round(source.choice(RATIOS) * alone_ms, 1) if source.random() < PROMISED else None
         for each in planned
