@@ -60,6 +60,19 @@ def test_any_change_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: s
         whole(path)
 
 
+def test_every_byte_of_the_head_counts(tmp_path: Path) -> None:
+    """The size of chunks as well, which a file of one chunk does not need to be read."""
+    path = tmp_path / "f"
+    write_sealed(path, [b"y" * 50], KEYS, "here")
+    content = path.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(EncryptionKeyError):
+            whole(path)
+
+
 def test_chunks_can_neither_be_cut_off_nor_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealed_file, "CHUNK_BYTES", 32)
     path = tmp_path / "f"

@@ -1,9 +1,9 @@
 """Sealed files: contents in chunks under a data key of the file's own, with authentication of their order and end.
 
 Owns the form: a mark (8 bytes), the wrapped data key, the bytes in a chunk (4, little-endian), then chunks under
-AES-256-GCM. A chunk's nonce is its number and whether it is the last, so that none can be left out, moved or cut off
-(the STREAM construction: Hoang, Reyhanitabar, Rogaway, Vizar, "Online Authenticated-Encryption and its
-Nonce-Reuse Misuse-Resistance", 2015). Knows no meaning. Invariants: a file is written whole or not at all; what it
+AES-256-GCM, which are bound to their size. A chunk's nonce is its number and whether it is the last, so that none can
+be left out, moved or cut off (the STREAM construction: Hoang, Reyhanitabar, Rogaway, Vizar, "Online
+Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", 2015). Knows no meaning. Invariants: a file is written whole or not at all; what it
 holds opens only in its own place (its `context`), so that files cannot be exchanged.
 """
 
@@ -29,7 +29,7 @@ _HEADER_BYTES = len(MARK) + WRAPPED_BYTES + 4
 def write_sealed(path: Path, parts: Iterable[bytes], keys: MasterKeys, context: str) -> None:
     """Write a sealed file in place of ``path``. Raises `CacheError`."""
     data_key, wrapped = keys.new_data_key(context)
-    cipher, bound = aead(data_key), context.encode()
+    cipher, bound = aead(data_key), _bound(context, CHUNK_BYTES)
     with _Replacement(path) as file:
         file.write(MARK + wrapped + CHUNK_BYTES.to_bytes(4, "little"))
         chunks = _of_size(parts)
@@ -50,7 +50,7 @@ def read_sealed(path: Path, keys: MasterKeys, context: str) -> Iterator[bytes]:
     """
     with path.open("rb") as file:
         wrapped, size = _header(file, path)
-        cipher, bound = aead(keys.unwrap(wrapped, context, str(path))), context.encode()
+        cipher, bound = aead(keys.unwrap(wrapped, context, str(path))), _bound(context, size)
         number, chunk = 0, file.read(size + TAG_BYTES)
         while True:
             following = file.read(size + TAG_BYTES)
@@ -94,6 +94,11 @@ def _header(file: BinaryIO, path: Path) -> tuple[bytes, int]:
     if len(header) != _HEADER_BYTES or not header.startswith(MARK) or not 1 <= size <= MOST_CHUNK_BYTES:
         raise EncryptionKeyError(f"{path} is not a sealed file, or damaged: restore it from a copy, or make it anew")
     return header[len(MARK) : -4], size
+
+
+def _bound(context: str, size: int) -> bytes:
+    """Return what each chunk is bound to, beside its nonce: the file's place and its bytes in a chunk."""
+    return size.to_bytes(4, "little") + context.encode()
 
 
 def _nonce(number: int, *, is_last: bool) -> bytes:
