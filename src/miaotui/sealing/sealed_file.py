@@ -3,8 +3,8 @@
 Owns the form: a mark (8 bytes), the wrapped data key, the bytes in a chunk (4, little-endian), then chunks under
 AES-256-GCM, which are bound to their size. A chunk's nonce is its number and whether it is the last, so that none can
 be left out, moved or cut off (the STREAM construction: Hoang, Reyhanitabar, Rogaway, Vizar, "Online
-Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", 2015). Knows no meaning. Invariants: a file is written whole or not at all; what it
-holds opens only in its own place (its `context`), so that files cannot be exchanged.
+Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", 2015). Knows no meaning. Invariants: a file is written
+whole or not at all; what it holds opens only in its own place (its `context`), so that files cannot be exchanged.
 """
 
 from __future__ import annotations
