@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,26 @@ def llm(shared: LLM) -> Iterator[LLM]:
     assert engine.scheduler.stats().pages_used == 0
 
 
+@pytest.fixture
+def held(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLM]:
+    """A model whose passes wait, after a few, until its first request is left: no answer ends before that."""
+    with (
+        miaotui.load(path, threads=1, most_passes=1, speculate=False) as llm,
+        held_passes(llm.loop.engine.backend, after=3) as go_on,
+    ):
+
+        def going_on(end: Callable[[Any], None]) -> Callable[[Any], None]:
+            def ended(request: Any) -> None:
+                end(request)
+                go_on.set()
+
+            return ended
+
+        monkeypatch.setattr(llm.loop, "leave", going_on(llm.loop.leave))
+        monkeypatch.setattr(llm.loop, "cancel", going_on(llm.loop.cancel))
+        yield llm
+
+
 def test_a_stream_is_the_completion_in_pieces(llm: LLM) -> None:
     params = {"max_tokens": 25, "temperature": 1.0, "seed": 2, "ignore_eos": True}
     whole = llm.generate("Go", **params)
@@ -82,17 +102,17 @@ def test_leaving_a_stream_cancels_it(llm: LLM) -> None:
     wait_until(lambda: in_flight(llm) == 0)
 
 
-def test_a_closed_stream_has_ended_when_close_returns(llm: LLM) -> None:
-    with llm.stream("Go", ignore_eos=True) as stream:
+def test_a_closed_stream_has_ended_when_close_returns(held: LLM) -> None:
+    with held.stream("Go", ignore_eos=True) as stream:
         next(stream)
-    assert in_flight(llm) == 0
+    assert in_flight(held) == 0
     assert stream.request.finish_reason == "cancelled"
     assert list(stream) == []
     stream.close()
 
 
-def test_a_stream_that_nobody_reads_is_cancelled(llm: LLM) -> None:
-    stream = llm.stream("Go", ignore_eos=True)
+def test_a_stream_that_nobody_reads_is_cancelled(held: LLM) -> None:
+    stream = held.stream("Go", ignore_eos=True)
     request = stream.request
     del stream
     gc.collect()
