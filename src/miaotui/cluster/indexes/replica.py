@@ -11,19 +11,17 @@ import asyncio
 import base64
 import hashlib
 import os
-import platform
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from miaotui.cluster.jobs.reports import description, report
 from miaotui.cluster.messages import VERSION, Message, error_piece
-from miaotui.cluster.routing.forecast import LEVELS
 from miaotui.config import Settings
 from miaotui.errors import MiaotuiError, OverloadedError, RequestError
 from miaotui.hub.lock import try_lock
@@ -33,7 +31,6 @@ PREFIX, LOCK = "replica-", "lock"
 DIGEST = "indexes"  # in place of a model's: all replicas hold what they are sent
 MOST_FILES, MOST_BYTES = 20_000, 1 << 40  # of one snapshot
 FIRST_SEARCH_S, WEIGHT = 2e-3, 0.1  # of a search, before any; of the newest one in the mean
-WIDTH = 1 << 20
 _NAME = re.compile(r"index\.json|partition-\d{1,4}/[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _KEY = re.compile(r"[0-9a-f]{16,64}")
 
@@ -82,38 +79,11 @@ class IndexReplica:
 
     def describe(self) -> Message:
         """Return what decides if this replica may join a pool, and its place."""
-        return {
-            "protocol": VERSION,
-            "miaotui": version("miaotui"),
-            "digest": DIGEST,
-            "computes": [],
-            "promises": False,
-            "adapters": False,
-            "context": 0,
-            "width": WIDTH,
-            "chunk_rows": 1,
-            "pages": 0,
-            "weight_bytes": 0,
-            "kv_token_bytes": 0,
-            "machine": platform.node(),
-            "process": os.getpid(),
-        }
+        return description(DIGEST, [], promises=False, context=0)
 
     def report(self) -> Message:
         """Return what a search costs, and how many run."""
-        cost = {"read_s": self._search_s, "answer_s": [0.0] * len(LEVELS), "allowance": 1.0}
-        return {
-            "cost": {**cost, "width": WIDTH, "kept_pages": 0},
-            "load": [self._running, self._running, 0],
-            "rates": [[[1, self._search_s], [2, 2 * self._search_s]], 0.0],
-            "attend_s": 0.0,
-            "pace": 1.0,
-            "healthy": True,
-            "running": self._running,
-            "waiting": 0,
-            "pages_used": 0,
-            "threads": 0,
-        }
+        return report(self._search_s, self._running, self._running)
 
     async def adapt(self, message: Mapping[str, Any]) -> Message:
         """Return the error of something that takes no adapters."""

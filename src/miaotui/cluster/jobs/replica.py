@@ -7,20 +7,17 @@ cancelled; a report costs no pass; a result's bytes are those of the same model 
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from miaotui.backends.encoder_backend import TextRows
 from miaotui.backends.options import EncoderOptions
 from miaotui.cluster.jobs.arrays import arrays_piece
+from miaotui.cluster.jobs.reports import description, report
 from miaotui.cluster.messages import VERSION, Message, error_piece
-from miaotui.cluster.routing.forecast import LEVELS
 from miaotui.encoders.runtime import RunningEncoder, run_encoder
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.reading import StateReading
@@ -34,7 +31,6 @@ from miaotui.types import Deadline
 READ_ROWS = 128  # of a pass whose time is published
 MOST_TEXTS, MOST_TOKENS = 1 << 16, 1 << 24  # of one message
 PIECE_BYTES = 1 << 22  # of results, after which a piece is sent
-WIDTH = 1 << 20  # jobs at once: they wait in the replica's own queue
 
 
 class JobReplica(ABC):
@@ -88,44 +84,12 @@ class JobReplica(ABC):
 
     def describe(self) -> Message:
         """Return what decides if this replica may join a pool, and its place."""
-        return {
-            "protocol": VERSION,
-            "miaotui": version("miaotui"),
-            "digest": self.digest,
-            "computes": self._computes,
-            "promises": True,
-            "adapters": False,
-            "context": self._max_tokens,
-            "width": WIDTH,
-            "chunk_rows": 1,
-            "pages": 0,
-            "weight_bytes": 0,
-            "kv_token_bytes": 0,
-            "machine": platform.node(),
-            "process": os.getpid(),
-        }
+        return description(self.digest, self._computes, promises=True, context=self._max_tokens)
 
     def report(self) -> Message:
         """Return what this replica could promise now: the cost of a token, and all its work."""
-        cost, jobs, token_s = self._loop.cost, self.in_flight, self._token_s
-        return {
-            "cost": {
-                "read_s": token_s,
-                "answer_s": [0.0] * len(LEVELS),
-                "allowance": cost.margin,
-                "width": WIDTH,
-                "kept_pages": 0,
-            },
-            "load": [jobs, self._waiting_tokens, 0],
-            "rates": [[[1, token_s], [2, 2 * token_s]], 0.0],
-            "attend_s": 0.0,
-            "pace": cost.pace,
-            "healthy": True,
-            "running": jobs,
-            "waiting": 0,
-            "pages_used": 0,
-            "threads": 0,
-        }
+        cost = self._loop.cost
+        return report(self._token_s, self.in_flight, self._waiting_tokens, margin=cost.margin, pace=cost.pace)
 
     async def adapt(self, message: Mapping[str, Any]) -> Message:
         """Return the error of a model that takes no adapters."""
