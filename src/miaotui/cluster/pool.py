@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -18,11 +17,11 @@ from dataclasses import replace
 
 from miaotui.cluster.adapters import PoolAdapters
 from miaotui.cluster.messages import Message, RemoteRequest, error_of, logprobs_of
-from miaotui.cluster.replicas import Replicas
+from miaotui.cluster.replica_pool import ReplicaPool
 from miaotui.cluster.routing.prefixes import page_hashes
-from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
-from miaotui.cluster.routing.scaling import Scaler, ScaleRange
-from miaotui.cluster.transport.channel import Members
+from miaotui.cluster.routing.router import RouteRequest, Ticket
+from miaotui.cluster.routing.scaling import ScaleRange
+from miaotui.cluster.transport.channel import Channel, Members
 from miaotui.cluster.way import Way
 from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.grammar.described import describe
@@ -52,49 +51,29 @@ START_S, START_WAIT_S = 30.0, 600.0  # that a replica takes to start, before one
 LIKELY = 0.5  # quantile of answer lengths that is reckoned with
 
 
-class Pool:
+class Pool(ReplicaPool):
     """A `Dispatcher` over the replicas of one model. ``expected`` says what they must be, see `admissible`."""
 
     def __init__(self, name: str, members: Members, expected: Message, scale: ScaleRange | None = None) -> None:
-        self.name = name
-        self.resumed = 0  # answers that went on elsewhere
+        super().__init__(name, members, expected, self._bring, scale)
         self.loop: RemoteLoop | None = None
-        self._router, self._lengths, self._lock = Router(), AnswerLengths(), threading.Lock()
-        self._events = asyncio.new_event_loop()
+        self._lengths = AnswerLengths()
         self.adapters = PoolAdapters(self._events, lambda: self._replicas.channels)
-        self._replicas = Replicas(name, members, expected, self._router, self._lock, self.adapters.bring)
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._scale = scale
-        self._scaler = None if scale is None else Scaler(scale, time.monotonic())
         self._asked_s: float | None = None  # when a request found no replica and waits for one
         self._start_s = START_S  # that a replica took to come, the last time one was waited for
-        self._thread = threading.Thread(target=self._run, name=f"miaotui-pool-{name}", daemon=True)
-        self._thread.start()
+        self.start()
+
+    async def _bring(self, channel: Channel) -> str | None:
+        return await self.adapters.bring(channel)
 
     # from any thread -----------------------------------------------------------------------------
 
     @property
     def state(self) -> RemoteState:
         """Return the state of all replicas together, as published last."""
-        state = self._replicas.reports.state
+        state = super().state
         asleep = self._scale is not None and not self._scale.least and not state.engines
         return replace(state, asleep=True) if asleep else state
-
-    @property
-    def has_range(self) -> bool:
-        """Return whether the pool says itself how many replicas it wants."""
-        return self._scale is not None
-
-    @property
-    def refused(self) -> dict[str, str]:
-        """Return the replicas that may not join or cannot be reached, and why."""
-        return {**self._replicas.unreached, **self._replicas.refused}
-
-    @property
-    def replicas(self) -> dict[str, dict[str, float | bool | str]]:
-        """Return what the router knows of each replica, for people."""
-        with self._lock:
-            return self._replicas.shown(time.monotonic())
 
     @property
     def abilities(self) -> ModelAbilities:
@@ -160,42 +139,7 @@ class Pool:
         """End a request early, soon."""
         self._events.call_soon_threadsafe(self._cancel, request)
 
-    def drain(self, replica: str) -> None:
-        """Send nothing more to a replica."""
-        with self._lock:
-            self._router.drain(replica)
-
-    def wait(self, replicas: int, timeout_s: float) -> bool:
-        """Wait until so many replicas take requests; False after ``timeout_s``."""
-        end_s = time.monotonic() + timeout_s
-        while self.state.engines < replicas:
-            if time.monotonic() > end_s:
-                return False
-            time.sleep(0.01)
-        return True
-
-    def close(self) -> None:
-        """Cancel everything, give up the replicas and end the thread. Closing twice does nothing."""
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._end(), self._events).result()
-            self._events.call_soon_threadsafe(self._events.stop)
-            self._thread.join()
-
     # the pool's thread ---------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._events)
-        watch = self._events.create_task(self._replicas.follow())
-        self._events.run_forever()
-        watch.cancel()
-        self._events.run_until_complete(asyncio.gather(watch, return_exceptions=True))
-        self._events.close()
-
-    async def _end(self) -> None:
-        for task in tuple(self._tasks.values()):
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._replicas.close()
 
     def _start(self, way: Way) -> None:
         number = way.request.number

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -19,13 +18,13 @@ from typing import Any
 
 from miaotui.cluster.messages import VERSION, Message, error_of
 from miaotui.cluster.pool import MOST_LOSSES, MOST_REFUSALS, RETRY_S, WAIT_S
-from miaotui.cluster.replicas import Bring, Replicas
-from miaotui.cluster.routing.router import Outcome, Router, RouteRequest, Ticket
-from miaotui.cluster.routing.scaling import Scaler, ScaleRange
+from miaotui.cluster.replica_pool import ReplicaPool
+from miaotui.cluster.replicas import Bring
+from miaotui.cluster.routing.router import Outcome, RouteRequest, Ticket
+from miaotui.cluster.routing.scaling import ScaleRange
 from miaotui.cluster.transport.channel import Channel, Members
 from miaotui.engine.jobs.job import PromisedJob, asked_of
 from miaotui.engine.remote.jobs import Content, Take
-from miaotui.engine.remote.state import RemoteState
 from miaotui.errors import (
     DeadlineUnattainableError,
     EngineError,
@@ -54,7 +53,7 @@ class _JobWay:
     refusals: int = 0
 
 
-class JobPool:
+class JobPool(ReplicaPool):
     """A `JobDispatcher` over the replicas of one model.
 
     ``read`` makes values of a piece that carries some. ``bring`` brings a new replica what the others have. ``scale``
@@ -70,40 +69,11 @@ class JobPool:
         bring: Bring | None = None,
         scale: ScaleRange | None = None,
     ) -> None:
-        self.name = name
-        self.resumed = 0  # jobs that were asked again elsewhere
+        super().__init__(name, members, expected, bring or _bring_nothing, scale)
         self._read = read
-        self._scaler = None if scale is None else Scaler(scale, time.monotonic())
-        self._router, self._lock = Router(), threading.Lock()
-        self._replicas = Replicas(name, members, expected, self._router, self._lock, bring or _bring_nothing)
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._works: set[asyncio.Task[None]] = set()  # of `spread`
-        self._events = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=f"miaotui-pool-{name}", daemon=True)
-        self._thread.start()
+        self.start()
 
     # from any thread -----------------------------------------------------------------------------
-
-    @property
-    def state(self) -> RemoteState:
-        """Return the state of all replicas together, as published last."""
-        return self._replicas.reports.state
-
-    @property
-    def has_range(self) -> bool:
-        """Return whether the pool says itself how many replicas it wants."""
-        return self._scaler is not None
-
-    @property
-    def refused(self) -> dict[str, str]:
-        """Return the replicas that may not join or cannot be reached, and why."""
-        return {**self._replicas.unreached, **self._replicas.refused}
-
-    @property
-    def replicas(self) -> dict[str, dict[str, float | bool | str]]:
-        """Return what the router knows of each replica, for people."""
-        with self._lock:
-            return self._replicas.shown(time.monotonic())
 
     def published(self, name: str) -> Any:
         """Return a value that all replicas publish, from one of them; None before any has."""
@@ -173,43 +143,7 @@ class JobPool:
             self._works.add(task)
             task.add_done_callback(self._works.discard)
 
-    def wait(self, replicas: int, timeout_s: float) -> bool:
-        """Wait until so many replicas take jobs; False after ``timeout_s``."""
-        end_s = time.monotonic() + timeout_s
-        while self.state.engines < replicas:
-            if time.monotonic() > end_s:
-                return False
-            time.sleep(0.01)
-        return True
-
-    def drain(self, replica: str) -> None:
-        """Send nothing more to a replica."""
-        with self._lock:
-            self._router.drain(replica)
-
-    def close(self) -> None:
-        """Cancel everything, give up the replicas and end the thread. Closing twice does nothing."""
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._end(), self._events).result()
-            self._events.call_soon_threadsafe(self._events.stop)
-            self._thread.join()
-
     # the pool's thread ---------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._events)
-        watch = self._events.create_task(self._replicas.follow())
-        self._events.run_forever()
-        watch.cancel()
-        self._events.run_until_complete(asyncio.gather(watch, return_exceptions=True))
-        self._events.close()
-
-    async def _end(self) -> None:
-        tasks = [*self._tasks.values(), *self._works]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._replicas.close()
 
     def _start(self, way: _JobWay) -> None:
         number = way.job.number
