@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from miaotui.tasks.correction.candidates import EditCandidate
-from miaotui.tasks.correction.confusions import LONE, WORDS, confused
+from miaotui.tasks.correction.confusions import WORDS, confused
 
-# Nats, a nat above what was needed first; a character left out always gains some, and no sentence of the set needs it.
-SOUND, ALONE, PARTICLE, DOUBLED, ADDED = 3.5, 5.0, 2.0, 2.5, 10.0
+SOUND, ALONE, PARTICLE, DOUBLED = 3.5, 5.0, 2.0, 2.5  # nats
 ONCE = "的了是在和就也都有我你他这那不"  # characters that are seldom meant twice
 
 
@@ -28,8 +27,6 @@ def chinese_candidates(sentence: str, is_word: Callable[[str], bool]) -> list[Ed
                 found.append(EditCandidate(at, at + 1, other, ALONE))
         if character in ONCE and sentence[at + 1 : at + 2] == character:
             found.append(EditCandidate(at, at + 1, "", DOUBLED))
-        elif character in LONE:
-            found.append(EditCandidate(at, at + 1, "", ADDED))
     return list(dict.fromkeys(found))
 
 

@@ -8,7 +8,7 @@ keeps the case of the word that it replaces.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_lowercase
 
 from miaotui.tasks.correction.candidates import EditCandidate
@@ -88,7 +88,7 @@ def english_candidates(sentence: str, known: Mapping[str, int]) -> list[EditCand
         found += [EditCandidate(start, end, text, need) for text, need in _instead(word, known, before is None)]
         if before is not None and sentence[before.end() : start] == " " and word.islower():
             found += [EditCandidate(start, start, f"{added} ", ADDED) for added in ("the", "a", "to", "of")]
-        if number and word.lower() in ("the", "a", "an", "to", "of", "for", "more", "very", "is", "that", "at", "in"):
+        if number and word.lower() in ("more", "most") and _compares(words[number + 1 : number + 2], known):
             found.append(EditCandidate(start - 1 if sentence[start - 1] == " " else start, end, "", ADDED))
     return list(dict.fromkeys(found))
 
@@ -119,6 +119,22 @@ def _instead(word: str, known: Mapping[str, int], is_first: bool) -> Iterator[tu
     for left, right in joined:
         if known.get(left, 1 << 30) < 5000 and known.get(right, 1 << 30) < 5000:
             yield _cased(f"{left} {right}", word), MISSPELT
+
+
+def _compares(following: Sequence[re.Match[str]], known: Mapping[str, int]) -> bool:
+    """Return whether a comparative or superlative follows: without "more" or "most" before it the sentence is whole.
+
+    Other words are left out only where they are written twice: a shorter sentence is likelier anyway.
+    """
+    for match in following:
+        word = match[0].lower()
+        for end in ("er", "est"):
+            stem = word.removesuffix(end)
+            short = stem[:-1] if stem[-1:] == stem[-2:-1] else stem  # "bigger"
+            if word.endswith(end) and {stem, f"{stem}e", f"{stem[:-1]}y", short} & known.keys():
+                return True
+        return word in ("better", "best", "worse", "worst", "less", "least")
+    return False
 
 
 def _agrees(word: str, other: str) -> bool:
