@@ -3,9 +3,9 @@
     python -m benchmarks.dmlm.correction --model qwen2.5-coder-0.5b --set fourth
 
 The sets beside this file were written for it, half English and half Chinese, and half of their sentences have one or
-two errors of common kinds. The first one, of 200, is tuned on. The fresh and the
-third one, of 100 each, were read before the last rules were made; the fourth one, of 100, was written after them and is
-measured once. A sentence is mended if the result is the right sentence, character for character; a right one is spoiled if anything in it changes.
+two errors of common kinds. The first one, of 200, is tuned on. The fresh and the third one, of 100 each, were read
+before the last rules were made; the fourth one, of 100, was written after them and is measured once. A sentence is
+mended if the result is the right sentence, character for character; a right one is spoiled if anything in it changes.
 ``--kept FILE`` holds what is done already, so that a run can be cut into slices. Last comes one JSON line.
 """
 
