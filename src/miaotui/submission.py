@@ -6,7 +6,6 @@ thread and no event loop. Invariant: what a caller gets wrong is a `RequestError
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import FieldError, RequestError
 from miaotui.text.chat import Message
 from miaotui.text.continuation import continued
-from miaotui.types import Completion, Deadline, OnLate, SamplingParams
+from miaotui.types import Completion, Deadline, OnLate, SamplingParams, token_ids
 
 if TYPE_CHECKING:  # imported by the first request that needs them
     from miaotui.engine.constraint import Constraint
@@ -212,10 +211,7 @@ class SubmissionReader:
         """Return a prompt's token ids. Raises `RequestError`, and `PromptTooLongError`."""
         if isinstance(prompt, str):
             return self._tokenizer.encode(prompt, at_most=self._context)
-        try:
-            return [operator.index(token) for token in prompt]
-        except TypeError:
-            raise RequestError(f"a prompt must be text or token ids, not {type(prompt).__name__}") from None
+        return token_ids(prompt)
 
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Return a conversation's token ids, ready for the assistant's turn.
