@@ -78,6 +78,8 @@ def test_fill_lists_tokens_for_each_mask(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["train", "--out", "x"], "say which texts"),
+        (["fill"], "say which encoder"),
         (["dance", "x"], "Actions: train"),
         (["train", "missing.txt"], "--out"),
         (["write", "x"], "FOLDER PROMPT"),
