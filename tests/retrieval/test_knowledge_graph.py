@@ -253,6 +253,15 @@ def test_rows_of_files(tmp_path: Path) -> None:
         read_triples(tmp_path / "none.tsv")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gb18030", "utf-16"])
+def test_tables_of_spreadsheets_are_triples(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "graph.csv"
+    path.write_bytes("主语,关系,宾语\r\n安溪镇,位于,蓝河\r\n陈立,建造,老桥\r\n".encode(encoding))
+    found, errors = read_triples(path)
+    assert [tuple(each) for each in found] == [("安溪镇", "位于", "蓝河"), ("陈立", "建造", "老桥")]
+    assert not errors
+
+
 def test_rdf(tmp_path: Path) -> None:
     pytest.importorskip("rdflib")
     path = tmp_path / "a.nt"

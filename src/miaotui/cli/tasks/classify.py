@@ -18,7 +18,7 @@ from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
 from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
-from miaotui.tasks.rows import InputRow, RowReader, format_of
+from miaotui.tasks.rows import LABEL_COLUMNS, InputRow, RowReader, format_of
 
 if TYPE_CHECKING:
     from miaotui.tasks.result import TaskResult
@@ -64,7 +64,7 @@ def _engine(parsed: argparse.Namespace) -> str | None:
             raise RequestError(messages.NO_ENGINE())
         return None
     rows = [] if parsed.examples is None else _examples(parsed)
-    pairs = [(row.text or "", str(row.fields.get(parsed.label_column) or "")) for row in rows]
+    pairs = [(row.text or "", label) for row, label in rows]
     labels = list(labels_of(parsed.labels)) if parsed.labels else list(dict.fromkeys(label for _, label in pairs))
     choice = engine_for([], labels, pairs, model=parsed.model if parsed.engine is None else None, engine=parsed.engine)
     if parsed.explain:
@@ -122,19 +122,20 @@ def _by_encoder(parsed: argparse.Namespace, engine: str | None) -> Iterator[Answ
 
 
 def _names_of_examples(parsed: argparse.Namespace) -> list[str]:
-    labels = (str(row.fields.get(parsed.label_column) or "") for row in _examples(parsed))
-    return list(dict.fromkeys(label for label in labels if label.strip()))
+    return list(dict.fromkeys(label for _, label in _examples(parsed) if label))
 
 
-def _examples(parsed: argparse.Namespace) -> list[InputRow]:
-    """Return the rows of the file of examples. Raises `RequestError`."""
+def _examples(parsed: argparse.Namespace) -> list[tuple[InputRow, str]]:
+    """Return the rows of the file of examples with their labels, "" where there is none. Raises `RequestError`."""
     path = Path(parsed.examples)
     try:
         with path.open("rb", buffering=1 << 18) as file:
             form = format_of(path)
             if form == "lines":
                 raise RequestError(f"{path} must be .csv, .tsv or .jsonl with columns for texts and labels")
-            return list(RowReader(file, form, parsed.text_column, str(path)))
+            reader = RowReader(file, form, parsed.text_column, str(path))
+            column = reader.column(parsed.label_column, LABEL_COLUMNS, "--label-column")
+            return [(row, str(row.fields.get(column) or "").strip()) for row in reader]
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -142,11 +143,9 @@ def _examples(parsed: argparse.Namespace) -> list[InputRow]:
 def _fitted(parsed: argparse.Namespace, kind: Any, encoder: Any) -> Any:
     """Fit a classifier to a file of examples; rows that are left out are reported on standard error."""
     path, rows = Path(parsed.examples), _examples(parsed)
-    classifier = kind.fit(
-        encoder, [row.text or "" for row in rows], [str(row.fields.get(parsed.label_column) or "") for row in rows]
-    )
+    classifier = kind.fit(encoder, [row.text or "" for row, _ in rows], [label for _, label in rows])
     for left_out in classifier.errors[:20]:
-        print(messages.WARNING(text=f"{path}: {rows[left_out.index].error or left_out.reason}"), file=sys.stderr)
+        print(messages.WARNING(text=f"{path}: {rows[left_out.index][0].error or left_out.reason}"), file=sys.stderr)
     return classifier
 
 

@@ -27,7 +27,7 @@ from miaotui.bench.scores import (
     translation_metrics,
 )
 from miaotui.errors import RequestError
-from miaotui.tasks.rows import RowReader, format_of
+from miaotui.tasks.rows import LABEL_COLUMNS, RowReader, format_of
 
 LABELLED = ("classify", "sentiment", "decide")
 TASKS = (*LABELLED, "extract", "generate", "summarize", "translate", "perplexity")
@@ -102,7 +102,11 @@ def read_rows(path: Path, text_column: str | None, reference_column: str | None,
     rows: Rows = []
     try:
         with path.open("rb", buffering=1 << 18) as file:
-            for number, row in enumerate(RowReader(file, format_of(path), text_column, path.name), 1):
+            reader = RowReader(file, format_of(path), text_column, path.name)
+            if reference_column is not None:
+                usual = LABEL_COLUMNS if reference_column in LABEL_COLUMNS else ()
+                reference_column = reader.column(reference_column, usual, "--reference-column")
+            for number, row in enumerate(reader, 1):
                 found = () if reference_column is None else _references(row.fields.get(reference_column))
                 if row.text is None or (reference_column is not None and not found):
                     reason = row.error or f"row {number}: has no {reference_column!r}"

@@ -104,18 +104,17 @@ def _worded(answer: GraphAnswer, name: str | None) -> WordedAnswer:
 
 def _learn(_parsed: argparse.Namespace, words: Sequence[str]) -> None:
     """Learn from rows of question, entity and relations, which have a bar between them."""
-    import csv
-
     from miaotui.retrieval.graph import GraphReader
+    from miaotui.retrieval.ingest.records import RecordReader, TextFile
 
     name, path = words
     found = KnowledgeGraph.load(place_of(name))
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            delimiter = "\t" if path.endswith(".tsv") else ","
-            rows = [row for row in csv.reader(file, delimiter=delimiter) if len(row) == 3]
-    except (OSError, ValueError, csv.Error) as error:
-        raise RequestError(f"{path} cannot be read: {error}") from error
+        with Path(path).open("rb", buffering=1 << 18) as file:
+            records = RecordReader(TextFile(file, path), "\t" if path.endswith(".tsv") else ",")
+            rows = [record.fields for record in records if len(record.fields) == 3]
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
     examples = [(question, entity, tuple(relations.split("|"))) for question, entity, relations in rows]
     used = GraphReader(found).learn(examples)
     found.save(place_of(name))

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 ACTIONS = ("fit", "ask", "similar", "add", "refit")
 NAMES = {
-    "user": ("user", "user_id", "userId"),
-    "item": ("item", "item_id", "itemId", "movieId"),
-    "time": ("time", "timestamp", "time_s"),
-    "weight": ("weight", "rating", "count"),
-    "text": ("text", "title", "name", "description"),
+    "user": ("user", "user_id", "userId", "用户", "用户编号", "会员", "客户"),
+    "item": ("item", "item_id", "itemId", "movieId", "商品", "商品编号", "物品", "产品"),
+    "time": ("time", "timestamp", "time_s", "时间", "日期", "下单时间"),
+    "weight": ("weight", "rating", "count", "评分", "权重", "数量"),
+    "text": ("text", "title", "name", "description", "名称", "商品名称", "标题", "描述"),
 }
 _SHOWN_ERRORS = 10
 _MOST_WORDS = {"fit": 3, "ask": 3, "similar": 3, "add": 3, "refit": 2}
@@ -174,17 +174,10 @@ def _fields(path: str, wanted: str) -> Iterator[dict[str, Any]]:
         raise RequestError(f"{path} must be .csv, .tsv or .jsonl with columns for users, items and so on")
     try:
         with Path(path).open("rb", buffering=1 << 18) as file:
-            columns = _columns(Path(path)) if form != "jsonl" else ()
-            column = next((each for each in NAMES[wanted] if each in columns), NAMES[wanted][0])
-            for row in RowReader(file, form, column, path):
+            for row in RowReader(file, form, NAMES[wanted], path):
                 yield dict(row.fields)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _columns(path: Path) -> Sequence[str]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline().strip().replace("\t", ",").replace('"', "").split(",")
 
 
 def _tell(made: Recommender, source: str) -> None:

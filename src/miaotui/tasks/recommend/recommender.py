@@ -271,11 +271,10 @@ class Recommender:
         """Return how much each item of a history raises some items, ``[items, history]``: by EASE, or else by text."""
         parts = self.fitted.parts
         effects = np.maximum(parts.ease.effects(places, taken.places, taken.weights), 0)
-        without = np.flatnonzero(~effects.any(axis=1)) if len(taken) else []
-        if parts.vectors is not None and len(without):
+        without = ~effects.any(axis=1)
+        if parts.vectors is not None and without.any():
             values = parts.vectors.values
-            alike = values[places[without]] @ values[taken.places].T
-            effects[without] = np.maximum(taken.weights * alike, 0)
+            effects[without] = np.maximum(taken.weights * (values[places[without]] @ values[taken.places].T), 0)
         return effects
 
     def _because(self, raised: Floats, taken: History) -> tuple[tuple[str, float], ...]:
