@@ -242,12 +242,13 @@ def test_wrong_parameters(reader: GraphReader) -> None:
 def test_rows_of_files(tmp_path: Path) -> None:
     csv_file, tsv_file = tmp_path / "a.csv", tmp_path / "a.tsv"
     csv_file.write_text('subject,relation,object\n"Berg, Bo",knows,"Anna\nLind"\nx,y\n,b,c\n\n', encoding="utf-8")
-    tsv_file.write_bytes(b'a\t"knows\tb\n\xff\xfe\tknows\tb\n' + b"a" * 600 + b"\tknows\tb\n")
+    wrong = b"\xff\xfe\tknows\tb\n" + b"a" * 600 + b"\tknows\tb\n"
+    tsv_file.write_bytes('a\t"knows\tb\né\tknows\tb\n'.encode() + wrong)
     found, errors = read_triples(csv_file)
     assert found == [("Berg, Bo", "knows", "Anna\nLind")]
     assert [(each.row, each.reason.partition(":")[0]) for each in errors] == [(3, "triple"), (4, "subject")]
     found, errors = read_triples(tsv_file)
-    assert found == [("a", '"knows', "b")]
+    assert found == [("a", '"knows', "b"), ("é", "knows", "b")]
     assert ["UTF-8" in errors[0].reason, "600 characters" in errors[1].reason] == [True, True]
     with pytest.raises(RequestError, match="cannot be read"):
         read_triples(tmp_path / "none.tsv")
