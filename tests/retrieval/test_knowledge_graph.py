@@ -166,7 +166,8 @@ def test_chinese_names_and_relations() -> None:
     reader = GraphReader(KnowledgeGraph([("鲁迅", "妻子", "许广平"), ("许广平", "籍贯", "广东番禺")]))
     assert reader.ask("鲁迅的妻子是谁？").entities == ("许广平",)
     assert reader.ask("鲁迅的妻子的籍贯是什么？").entities == ("广东番禺",)
-    assert not reader.ask("许广平的妻子是谁？").found
+    assert reader.ask("许广平的妻子是谁？").text == "图谱中没有：许广平的妻子。"
+    assert reader.ask("王小二的妻子是谁？").text == "图谱中没有：问题没有提到其中的实体。"
 
 
 def test_words_are_learned_from_questions(reader: GraphReader) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miaotui.cli.options.lists import listed
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
@@ -65,7 +66,11 @@ def _engine(parsed: argparse.Namespace) -> str | None:
         return None
     rows = [] if parsed.examples is None else _examples(parsed)
     pairs = [(row.text or "", label) for row, label in rows]
-    labels = list(labels_of(parsed.labels)) if parsed.labels else list(dict.fromkeys(label for _, label in pairs))
+    labels = (
+        list(labels_of(parsed.labels))
+        if parsed.labels is not None
+        else list(dict.fromkeys(label for _, label in pairs))
+    )
     choice = engine_for([], labels, pairs, model=parsed.model if parsed.engine is None else None, engine=parsed.engine)
     if parsed.explain:
         print(printable("\n".join(choice.lines())), file=sys.stderr)
@@ -78,7 +83,7 @@ def _by_logits(parsed: argparse.Namespace) -> Iterator[Answer]:
     from miaotui.tasks.decisions.decider import Decider
     from miaotui.tasks.writing.open import opened_llm
 
-    labels = labels_of(parsed.labels) if parsed.labels else _names_of_examples(parsed)
+    labels = labels_of(parsed.labels) if parsed.labels is not None else _names_of_examples(parsed)
     if parsed.save is not None:
         raise RequestError(messages.NO_HEAD())
     with opened_llm(parsed.model or DECISION_MODEL) as llm:
@@ -106,7 +111,7 @@ def _by_encoder(parsed: argparse.Namespace, engine: str | None) -> Iterator[Answ
         elif parsed.examples is not None and engine != "similarity":
             classifier = _fitted(parsed, kind, encoder)
         elif parsed.labels is not None or parsed.examples is not None:
-            labels = labels_of(parsed.labels) if parsed.labels else _names_of_examples(parsed)
+            labels = labels_of(parsed.labels) if parsed.labels is not None else _names_of_examples(parsed)
             classifier = kind.from_names(encoder, labels, template=parsed.template)
         else:
             classifier = SentimentClassifier.untrained(encoder)
@@ -152,8 +157,10 @@ def _fitted(parsed: argparse.Namespace, kind: Any, encoder: Any) -> Any:
 def labels_of(text: str) -> dict[str, str | None]:
     """Return the labels of an option: names with commas between, each perhaps with ``=`` and a description."""
     found: dict[str, str | None] = {}
-    for each in text.split(","):
+    for each in listed(text):
         name, _, about = each.partition("=")
+        if not name.strip():
+            raise RequestError("--labels has an empty name: write them with commas between")
         if name.strip() in found:
             raise RequestError(f"--labels names {name.strip()!r} twice")
         found[name.strip()] = about.strip() or None

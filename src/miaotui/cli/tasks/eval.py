@@ -26,6 +26,7 @@ from miaotui.bench.scores import (
     text_metrics,
     translation_metrics,
 )
+from miaotui.cli.options.lists import listed
 from miaotui.errors import RequestError
 from miaotui.tasks.rows import LABEL_COLUMNS, RowReader, format_of
 
@@ -183,7 +184,7 @@ def _labels(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> Itera
         elif texts:
             run = Classifier.fit(encoder, texts, labels).classify
         else:
-            names = parsed.labels.split(",") if parsed.labels else sorted({each[0] for _, each in plan.rows})
+            names = listed(parsed.labels) if parsed.labels else sorted({each[0] for _, each in plan.rows})
             run = Classifier.from_names(encoder, names).classify
         yield lambda texts: [ScoredItem(each.label, probability=each.probability) for each in run(list(texts))]
 
@@ -246,7 +247,7 @@ def _decisions(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> It
     from miaotui.tasks.decisions.questions import ChoiceQuestion
     from miaotui.tasks.writing.open import opened_llm
 
-    names = parsed.labels.split(",") if parsed.labels else sorted({each[0] for _, each in plan.rows})
+    names = listed(parsed.labels) if parsed.labels else sorted({each[0] for _, each in plan.rows})
     with opened_llm(model or DECISION_MODEL) as llm:
         decider = Decider(llm)
         if plan.examples:

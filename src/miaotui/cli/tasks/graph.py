@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miaotui.cli.options.lists import listed
 from miaotui.cli.output import messages
 from miaotui.cli.output.terminal import printable
 from miaotui.errors import RequestError
@@ -73,9 +74,10 @@ def _ask(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     from miaotui.retrieval.graph import GraphReader
 
     found = KnowledgeGraph.load(place_of(words[0]))
-    backward = [] if parsed.backward is None else [each.strip() for each in parsed.backward.split(",")]
     with embedder(parsed.model) as reading:
-        answer = GraphReader(found, reading, backward).ask(words[1], threshold=parsed.threshold, hops=parsed.hops)
+        answer = GraphReader(found, reading, listed(parsed.backward)).ask(
+            words[1], threshold=parsed.threshold, hops=parsed.hops
+        )
     worded = _worded(answer, parsed.words_from)
     if parsed.json:
         content = {**answer.to_json(), "text": worded.text, "is_written": worded.is_written}

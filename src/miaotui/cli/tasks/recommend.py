@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miaotui.cli.options.lists import listed
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
@@ -72,7 +73,7 @@ def _ask(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     from miaotui.tasks.recommend.file import load_recommender, place_of
 
     found = load_recommender(place_of(words[0]))
-    history = None if parsed.history is None else [each.strip() for each in parsed.history.split(",")]
+    history = None if parsed.history is None else listed(parsed.history)
     with (
         _encoder(None if parsed.intent is None else parsed.model or found.fitted.encoder or None) as encoder,
         _scorer(parsed.rerank_with) as scorer,

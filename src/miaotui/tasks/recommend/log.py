@@ -73,7 +73,7 @@ def read_events(rows: Iterable[Row], users: Iterable[str] = (), items: Iterable[
         pair = (user_numbers.setdefault(user, len(user_numbers)), item_numbers.setdefault(item, len(item_numbers)))
         before = kept.get(pair)
         if before is not None and before[:2] == (time_s, weight):
-            errors.append(RowError(index, f"event: is row {before[2]} again"))
+            errors.append(RowError(index, "event: an earlier row is the same"))
         elif before is None or time_s >= before[0]:
             kept[pair] = (time_s, weight, index)
     return _ordered(kept, tuple(user_numbers), tuple(item_numbers), tuple(errors))
