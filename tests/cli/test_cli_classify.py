@@ -12,7 +12,7 @@ import pytest
 
 import miaotui
 from miaotui.cli import main
-from miaotui.cli.options.lists import listed
+from miaotui.cli.tasks.lists import listed
 from tiny_encoder_models import make_encoder_folder
 from tiny_models import make_tiny_folder
 

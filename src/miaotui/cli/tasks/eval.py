@@ -26,7 +26,7 @@ from miaotui.bench.scores import (
     text_metrics,
     translation_metrics,
 )
-from miaotui.cli.options.lists import listed
+from miaotui.cli.tasks.lists import listed
 from miaotui.errors import RequestError
 from miaotui.tasks.rows import LABEL_COLUMNS, RowReader, format_of
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miaotui.cli.options.lists import listed
 from miaotui.cli.output.progress import ProgressBars
+from miaotui.cli.tasks.lists import listed
 from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
 

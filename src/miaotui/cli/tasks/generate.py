@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from miaotui.cli.options.lists import listed
 from miaotui.cli.output.progress import ProgressBars
+from miaotui.cli.tasks.lists import listed
 from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
 

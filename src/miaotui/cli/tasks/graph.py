@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miaotui.cli.options.lists import listed
 from miaotui.cli.output import messages
 from miaotui.cli.output.terminal import printable
+from miaotui.cli.tasks.lists import listed
 from miaotui.errors import RequestError
 from miaotui.retrieval.graph.store import KnowledgeGraph, place_of
 from miaotui.retrieval.graph.triples import TripleError, read_triples

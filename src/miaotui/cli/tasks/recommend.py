@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miaotui.cli.options.lists import listed
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
+from miaotui.cli.tasks.lists import listed
 from miaotui.errors import RequestError
 from miaotui.tasks.rows import RowReader, format_of
 
