@@ -35,7 +35,8 @@ memory is.
 
 With AVX-512 VNNI the two units that multiply bound a block: 60 of q4's instructions are theirs (48 dot products, 12 of
 floats), 61 of iq4_xs's, 68 of q4_k's and q5_k's (minimums), 78 of q6_k's, which has two scales for a group: at least
-30, 34 and 39 cycles. In cache, one core of a Zen 5 does 397 (q4) and 300 GMAC/s (q6_k): 32 and 42 cycles at 4.1 GHz.
+30, 34 and 39 cycles; and all 169 of q6_k's, four a cycle, take 42. In cache, one core of a Zen 5 does 397 (q4) and
+300 GMAC/s (q6_k): 32 and 42 cycles at 4.1 GHz. So 48 / 78 = 62% of the int8 rate is the most that q6_k can reach.
 At these rates the products of a whole prompt of Llama 3.2 1B's shape, 243 million weights in four layers, take two
 cores 306 microseconds a token in q4 and 405 in q6_k, of 389 and 467 that were measured (`docs/models.md`): attention,
 norms and rounding take some 60 to 80 in every format, and the rest of q6_k's distance to q4 is its products'.
