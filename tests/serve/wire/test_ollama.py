@@ -153,7 +153,7 @@ def test_log_probabilities_are_those_of_openais_route(server: Serving, client: o
     assert client.chat("tiny", QUESTION, options=GREEDY).logprobs is None
     alone = client.generate("tiny", "hello", options=GREEDY, logprobs=True)
     assert len(alone.logprobs or ()) == alone.eval_count
-    with pytest.raises(ollama.ResponseError, match="top_logprobs.*needs logprobs"):
+    with pytest.raises(ollama.ResponseError, match=r"top_logprobs.*needs logprobs"):
         client.chat("tiny", QUESTION, top_logprobs=2)
 
 

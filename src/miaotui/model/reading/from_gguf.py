@@ -91,8 +91,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     Raises `UnsupportedModelError` for what does not run here and `ModelFormatError` for nonsense.
     """
     architecture = _architecture(metadata)
-    metadata = with_usual_keys(metadata, tensors)
-    fields = Fields(metadata, WHERE, f"{architecture.gguf}.")
+    fields = Fields(with_usual_keys(metadata, tensors), WHERE, f"{architecture.gguf}.")
     _refuse_features(fields, architecture)
     declared = fields
     if architecture.layer_parts:
