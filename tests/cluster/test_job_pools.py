@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,8 @@ def test_a_model_that_sleeps_is_started_by_a_request(worlds: dict[str, World]) -
         assert pool.wanted(0) == 1, "one is started for whoever asks again"
         asked = [TextRows((2, 3))], Reduction("raw", lambda _, values: values, StateReading("states"))
         job = remote.loop.submit(*asked)
+        while not pool._tasks:  # the pool's thread takes it in
+            time.sleep(0.001)
         assert pool.wanted(1) >= 1, "it is wanted as long as a job waits"
         assert not job.is_over
         members.channels["a"] = world.channels["a"]
