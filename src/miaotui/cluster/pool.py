@@ -37,7 +37,7 @@ LOG = logging.getLogger("miaotui.cluster")
 MOST_LOSSES = 8  # replicas that one request may lose
 MOST_REFUSALS = 3  # replicas that are asked after the first refusal of one
 RETRY_S = 0.05  # between attempts to find another replica
-WAIT_S = 60.0  # for a replica to come where none is left
+WAIT_S = 300.0  # for a replica to come where none is left: as long as a large model takes to start
 LIKELY = 0.5  # quantile of answer lengths that is reckoned with
 
 
