@@ -16,7 +16,7 @@ from miaotui.errors import EngineError
 def test_a_head_that_is_gone_ends_it_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "HEAD_LOOK_S", 1e-4)
     looks = iter([True, False, False, True, *[False] * cluster.HEAD_MISSES])
-    with pytest.raises(EngineError, match="Ray's head has ended.*same file"):
+    with pytest.raises(EngineError, match=r"Ray's head has ended.*same file"):
         cluster._stay(threading.Event(), lambda: next(looks), 0.0)
     assert next(looks, None) is None, "a single look in vain is none"
 
