@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 import sampling_oracle as oracle
+
 from miaotui.backends.sampling import mix64, noise_key
 from miaotui.types import MAX_SEED
 

@@ -93,7 +93,7 @@ def test_refusals_name_the_reason(
 
 def test_a_pools_loop_has_each_name_that_a_server_reads(servers: tuple[Serving, Serving]) -> None:
     """The loop of a pool stands in for an engine's without a type of its own: so its names are compared here."""
-    source = Path(__file__).parents[2] / "src" / "miaotui"
+    source = Path(__file__).parents[3] / "src" / "miaotui"
     files = [source / name for name in ("serve/models.py", "engine/quote.py", "engine/reading/readers.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*files, *(source / "serve" / "ops").glob("*.py")])
     loop = servers[1].hosts["tiny"].loop

@@ -28,7 +28,7 @@ from miaotui.serve.start import layers_for
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
-DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "miaotui.json"
+DASHBOARD = Path(__file__).parents[3] / "deploy" / "grafana" / "miaotui.json"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from grafana_foundation_sdk.cog import encoder, plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard, RowPanel
 
-DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "miaotui.json"
+DASHBOARD = Path(__file__).parents[3] / "deploy" / "grafana" / "miaotui.json"
 
 
 def test_grafana_s_types_hold_the_whole_dashboard() -> None:

@@ -20,7 +20,7 @@ from miaotui.cli.options.parser import parse
 from miaotui.cli.serve import options_from
 from test_docs import SERVER, Example, commands, examples, is_served, named
 
-PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 CALLS = [pair for pair in commands() if SERVER in pair[1]]
 STARTS = [pair for pair in commands() if is_served(pair[1]) and pair not in CALLS]
 

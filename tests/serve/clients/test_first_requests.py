@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
     folder = tmp_path_factory.mktemp("first")
     made = make_tiny_folder(folder, "llama", max_position_embeddings=4096)
-    paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE / "first_requests.py"), str(made)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr[-3000:]

@@ -11,7 +11,7 @@ import pytest
 
 from miaotui.kernels.platform.cpu import ISA_VARIABLE, probe
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 NUMERIC = ("attention", "bidirectional", "matmul", "pointwise")  # the others try every lowering where they are
 ISAS = [isa.value for isa in probe().isas]
 TIMEOUT_S = 1200  # a first run compiles every kernel

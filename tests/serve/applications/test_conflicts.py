@@ -16,7 +16,7 @@ from miaotui.types import SamplingParams
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
-PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
 CHAT, TEXT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 HELLO = [{"role": "user", "content": "hello"}]
 LEAST: dict[str, dict[str, Any]] = {

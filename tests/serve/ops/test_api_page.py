@@ -16,7 +16,7 @@ from miaotui.serve.settings import ServeSettings
 from miaotui.serve.wire import fields
 from miaotui.types import Promise
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 SERVE = ROOT / "src" / "miaotui" / "serve"
 MODULES = ("http/errors", "http/bodies", "wire/params", "openai/chat", "openai/completions", "openai/models")

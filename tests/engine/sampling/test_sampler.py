@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sampling_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sampling_oracle as oracle
 from miaotui.backends.backend import Sampling
 from miaotui.backends.cpu import draw
 from miaotui.backends.reference import sampling as reference_sampling

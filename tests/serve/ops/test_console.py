@@ -22,7 +22,7 @@ from miaotui.serve.middleware.keys import add_key
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONSOLE = ROOT / "console"
 SOURCES = ("src", "index.html", "icon.svg", "build.mjs", "package.json", "package-lock.json", "tsconfig.json")
 MOST_BYTES = 300_000  # of all files, compressed
