@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from miaotui.cluster.pool_loop import open_pool
 from miaotui.cluster.transport.lines import LineNumbers, line_of
 from miaotui.engine.reading import readers
 from miaotui.engine.remote.loop import RemoteLoop
+from miaotui.engine.request import RequestOptions
 from miaotui.hub.digest import model_digest
-from miaotui.types import Completion, SamplingParams
+from miaotui.types import Completion, Deadline, SamplingParams
 from tiny_models import make_tiny_folder
 
 ANSWER = 20
@@ -128,3 +130,19 @@ def test_lines_are_taken_once_and_in_order() -> None:
         with pytest.raises(ValueError, match=r"lost|object|Expecting|utf-8|decode"):
             other.read(line)
     assert other.read(lines[2]) == {"line": 2, "number": 2}
+
+
+def test_a_clock_that_jumps_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wall clock goes years forth and back between any two looks at it; deadlines are kept all the same."""
+    assert world.pool.wait(2, 60)
+    jumps = itertools.cycle((0.0, 4e8, -4e8))
+    monkeypatch.setattr(time, "time", lambda: 1e9 + next(jumps))
+    before, deadline = world.pool.resumed, RequestOptions(deadline=Deadline(total_ms=60_000))
+    params = [SamplingParams(max_tokens=ANSWER, seed=seed, ignore_eos=True) for seed in range(3)]
+    found = readers.whole(world.loop, lambda: (world.loop.submit([5] * 20, each, deadline) for each in params))
+    for seed, each in enumerate(found):
+        assert each.token_ids == tuple(token_at(seed, place) for place in range(ANSWER))
+    spent = [asked.spent_ms for each in world.members.replicas for asked in each.asked[-3:]]
+    assert all(0 <= spent_ms < 60_000 for spent_ms in spent)
+    assert world.pool.resumed == before
+    assert_nothing_is_left(world.pool, world.loop)
