@@ -10,7 +10,7 @@ import pytest
 
 from miaotui.cli.cluster import cluster
 from miaotui.cluster.on_ray import run
-from miaotui.errors import EngineError
+from miaotui.errors import EngineError, RequestError
 
 
 def test_a_head_that_is_gone_ends_it_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +39,12 @@ def test_a_head_answers_where_it_listens() -> None:
         port = listening.getsockname()[1]
         assert run.head_answers(f"127.0.0.1:{port}")
     assert not run.head_answers(f"127.0.0.1:{port}")
+
+
+def test_a_head_that_is_not_there_is_named_at_once() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'miaotui[cluster]'")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    for address, reason in ((f"127.0.0.1:{port}", "accepts no connection"), ("nowhere", "no Ray answers at nowhere")):
+        with pytest.raises(RequestError, match=reason):
+            run.connect(address)

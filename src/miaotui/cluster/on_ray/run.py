@@ -42,8 +42,13 @@ def connect(address: str | None) -> None:
     ray, _ = _libraries()
     if ray.is_initialized():
         return
+    from ray._private import services  # noqa: PLC0415  (an extra)
+
     try:
-        ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        found = services.canonicalize_bootstrap_address_or_die(address or "auto")
+        if not head_answers(found):  # `ray.init` would look for it for minutes
+            raise ConnectionError(f"{found} accepts no connection")
+        ray.init(address=found, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RequestError(
             f"no Ray answers at {address or 'this machine'} ({error}): start one with `miaotui cluster up`, or name "
