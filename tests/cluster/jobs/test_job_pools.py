@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,34 @@ def test_jobs_in_line_bring_more_replicas(worlds: dict[str, World]) -> None:
             remote.embed(TEXTS, deadline_ms=0.01)
         assert pool.wanted(1) == 2, "a deadline was refused"
         assert pool.wanted(3) == 3
+
+
+def test_a_model_that_sleeps_is_started_by_a_request(worlds: dict[str, World]) -> None:
+    """Without a replica, work waits for a start; a deadline that is sooner is refused and starts one all the same."""
+    world = worlds["embed"]
+    members = LocalMembers({})
+    scale = ScaleRange(0, 3, calm_s=1e-6, idle_s=1e-6)
+    pool, running = open_encoder_pool("tiny", str(world.alone.model.path), members, {"pooling": "mean"}, scale)
+    with Encoder(*running, owns_loop=True) as remote:
+        assert pool.state.asleep
+        assert pool.wanted(1) == 0, "nothing was asked"
+        with pytest.raises(DeadlineUnattainableError, match="is being started") as refused:
+            remote.embed(TEXTS, deadline_ms=500)
+        assert refused.value.predicted_ms is not None
+        assert refused.value.predicted_ms > 500
+        assert pool.wanted(0) == 1, "one is started for whoever asks again"
+        asked = [TextRows((2, 3))], Reduction("raw", lambda _, values: values, StateReading("states"))
+        job = remote.loop.submit(*asked)
+        while not pool._tasks:  # the pool's thread takes it in
+            time.sleep(0.001)
+        assert pool.wanted(1) >= 1, "it is wanted as long as a job waits"
+        assert not job.is_over
+        members.channels["a"] = world.channels["a"]
+        (found,), (wanted,) = job.future.result(60), world.remote.loop.submit(*asked).future.result(60)
+        assert same(found, wanted)
+        assert not pool.state.asleep
+        assert_nothing_is_left(pool)
+        assert same(remote.embed(TEXTS), world.alone.embed(TEXTS))
 
 
 def assert_nothing_is_left(pool: JobPool) -> None:

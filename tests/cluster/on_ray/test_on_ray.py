@@ -127,4 +127,12 @@ def test_the_last_replica_ends_when_idle_and_a_request_starts_one(tmp_path: Path
         assert is_ready(cluster.port)
         assert stream(cluster.port, body) == wanted
         assert len(run.state(address)["pools"]["tiny"]["replicas"]) == 1
+        while run.state(address)["pools"]["tiny"]["deployed"] and time.monotonic() < end_s + 60:
+            time.sleep(0.2)
+        os.kill(run.state(address)["process"], signal.SIGKILL)  # the ingress: it finds a model that sleeps
+        while is_ready(cluster.port) and time.monotonic() < end_s + 60:
+            time.sleep(0.05)
+        while not is_ready(cluster.port) and time.monotonic() < end_s + 180:
+            time.sleep(0.2)
+        assert stream(cluster.port, body) == wanted
         run.down(address)

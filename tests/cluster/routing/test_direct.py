@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from miaotui.cluster.replica import Replica
-from miaotui.cluster.transport.calls import Calls, line_of
+from miaotui.cluster.transport.calls import Calls
 from miaotui.cluster.transport.direct import Place, ReplicaServer, connect, tls_of_ray
 from miaotui.errors import ReplicaLostError, RequestError
 
@@ -90,7 +90,9 @@ def test_calls_run_side_by_side_and_leaving_cancels() -> None:
 def test_a_call_that_comes_twice_is_answered_once() -> None:
     async def work(place: Place, replica: ScriptedReplica) -> None:
         calls = await connect(place, "one")
-        line = line_of({"number": 77, "call": "answer", "message": {"count": 1, "waits": True, "text": ""}})
+        line = calls._lines.written(
+            {"number": 77, "call": "answer", "message": {"count": 1, "waits": True, "text": ""}}
+        )
         calls._writer.write(line + line)
         assert await calls.describe() == {"digest": LONG}
         assert [each for each in replica.asked if each != "describe"] == [{"count": 1, "waits": True, "text": ""}]

@@ -56,8 +56,8 @@ def test_a_writer_killed_while_it_deletes_is_in_nobodys_way(tmp_path: Path) -> N
     with Index.create(tmp_path / "index") as index:
         index.add([Document(str(number), f"word{number}") for number in range(3)])
     shutil.copytree(tmp_path / "index", tmp_path / "killed")
-    with Index.open(tmp_path / "index") as index:
-        index._delete(["1"])  # without the rewriting that follows
+    with Index.open(tmp_path / "index") as index, index._changing():
+        index._partitions[0].delete("1")  # without the rewriting that follows
     (written,) = (tmp_path / "index").glob("*/*.del")
     partition = tmp_path / "killed" / written.parent.name
     (partition / written.name).write_bytes(b"half of it")
