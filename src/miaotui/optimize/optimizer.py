@@ -39,7 +39,7 @@ from miaotui.optimize.plan import (
 )
 from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
 from miaotui.optimize.source import GgufSource, file_digest, open_source
-from miaotui.optimize.speed import MeasuredSpeed, measured_speed, own_speed, scaled_rates
+from miaotui.optimize.speed import MeasuredSpeed, kept_speed, measured_speed, scaled_rates
 from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
 from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
@@ -107,8 +107,13 @@ class Optimization:
                 f"a prompt of {lengths[0]} tokens and an answer of {lengths[1]} do not fit into the model's context of "
                 f"{context}: lower --prompt or --answer"
             )
-        kept = self.settings.folder("optimize")
-        return own_speed(source, self.rates, lambda: self.measure(source.path, *lengths), lengths, kept, self.target.kv)
+        return self.speed_of(source.path, source.digest())
+
+    def speed_of(self, file: Path, digest: str | None = None) -> MeasuredSpeed:
+        """Return the speed of ``file``, measured once, with the target's prompt and answer; see `kept_speed`."""
+        lengths, kept = (self.target.prompt, self.target.answer), self.settings.folder("optimize")
+        about = digest or file_digest(file)
+        return kept_speed(about, self.rates, lambda: self.measure(file, *lengths), lengths, kept, self.target.kv)
 
     def own_drafts(self, source: GgufSource) -> dict[str, Any] | None:
         """Return what drafts give on the model's own texts, as JSON values, if speed is measured at all."""
@@ -186,15 +191,17 @@ class _Run:
         quality = self._timed("test", lambda: meter.of_file(file))
         speed = None
         if job.options.measure_speed:
-            speed = self._timed("speed", lambda: job.measure(file, job.target.prompt, job.target.answer))
+            speed = self._timed("speed", lambda: job.speed_of(file))
         return _Made(chosen, file, file.stat().st_size, quality, speed)
 
     def _finish(self, made: list[_Made], front: Sequence[FileCandidate]) -> ReportCard:
         job, last = self.job, made[-1]
         missed = last.misses(job.target)
         if missed:
+            slow = any(_is_speed(miss) for miss in missed)
+            again = "; speeds are kept, and measured anew after `miaotui doctor`" if slow else ""
             raise RequestError(
-                f"the target cannot be met; the nearest point that was measured has {' and '.join(missed)}"
+                f"the target cannot be met; the nearest point that was measured has {' and '.join(missed)}{again}"
             )
         card = self._card(last, made, front)
         replace(last.file, job.out)
@@ -295,8 +302,12 @@ def _next(found: Sequence[FileCandidate], target: OptimizeTarget, made: Sequence
     except RequestError:
         if not made:
             raise
-        too_slow = any("tokens/s" in miss or " s of" in miss for miss in made[-1].misses(target))
+        too_slow = any(_is_speed(miss) for miss in made[-1].misses(target))
         return found[0] if too_slow else found[-1]
+
+
+def _is_speed(miss: str) -> bool:
+    return "tokens/s" in miss or " s of" in miss
 
 
 def _require_memory(source: GgufSource, options: OptimizeOptions) -> None:

@@ -215,7 +215,7 @@ class PruneRun:
         """Copy the file to ``out``; return its card."""
         job = self._job
         shutil.copyfile(file, out)
-        speed = job.measure(out, job.target.prompt, job.target.answer) if job.options.measure_speed else None
+        speed = job.speed_of(out) if job.options.measure_speed else None
         texts = {
             "calibration": about_texts(self._calibration, self._rows),
             "test": about_texts(self._test, self._test_rows),
