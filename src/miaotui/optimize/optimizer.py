@@ -24,6 +24,7 @@ from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize.card import QualityLoss, ReportCard, write_card
 from miaotui.optimize.cost import MachineRates, work_bytes
 from miaotui.optimize.draft_gain import MeasuredDrafts, measured_drafts, own_drafts
+from miaotui.optimize.folder_copy import copied_folder
 from miaotui.optimize.front import front_points
 from miaotui.optimize.layerwise import Tokens
 from miaotui.optimize.loss_meter import LossMeter
@@ -40,7 +41,7 @@ from miaotui.optimize.plan import (
 from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
 from miaotui.optimize.source import GgufSource, file_digest, open_source
 from miaotui.optimize.speed import MeasuredSpeed, kept_speed, measured_speed, scaled_rates
-from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
+from miaotui.optimize.texts.calibration import MIN_TOKENS, TextSet, read_texts, require_disjoint, token_rows, tokens_in
 from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
 from miaotui.types import Progress
@@ -101,12 +102,7 @@ class Optimization:
         """Return the model's own speed, if speed is measured at all. Raises `RequestError` for too long an answer."""
         if not self.options.measure_speed:
             return None
-        lengths, context = (self.target.prompt, self.target.answer), source.config.context_length
-        if sum(lengths) > context:
-            raise RequestError(
-                f"a prompt of {lengths[0]} tokens and an answer of {lengths[1]} do not fit into the model's context of "
-                f"{context}: lower --prompt or --answer"
-            )
+        _require_context(source, self.target)
         return self.speed_of(source.path, source.digest())
 
     def speed_of(self, file: Path, digest: str | None = None) -> MeasuredSpeed:
@@ -123,7 +119,7 @@ class Optimization:
 
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
-        self.require_place()
+        self.require_inputs()
         with open_source(self.path) as source, open_source(self.reference or self.path) as reference:
             return _Run(self, source, reference).card()
 
@@ -131,17 +127,9 @@ class Optimization:
         """Return the quantisation of a model before any text is read, for a plan."""
         return Quantization(source, TextSet("", ()), (), keep=self.options.keep, kinds=self.options.kinds)
 
-    def require_place(self) -> None:
-        """Raise `RequestError` for an output that cannot be written there, or a size that leaves nothing to do."""
-        if self.out.exists():
-            raise RequestError(f"{self.out} is there already: name another place (--out), or remove it")
-        if self.out.suffix != ".gguf":
-            raise RequestError(f"{self.out} must end in .gguf: that is what is written")
-        if self.target.size_bytes is not None and self.target.size_bytes >= self.path.stat().st_size:
-            raise RequestError(
-                f"{self.path.name} has {self.path.stat().st_size:,} bytes already, no more than the "
-                f"{self.target.size_bytes:,} asked for: there is nothing to do"
-            )
+    def require_inputs(self) -> None:
+        """Raise a `MiaotuiError` for what cannot become a file; see `require_inputs`."""
+        require_inputs(self.path, self.out, self.target, self.options)
 
 
 class _Run:
@@ -156,7 +144,6 @@ class _Run:
         first = best(planned(job.unread(source), job.target, self.rates), job.target)
         require_room(make_folder(job.out.parent), 2 * first.types.file_bytes)  # a candidate, and finished matrices
         self.drafts = self._timed("speed", lambda: job.own_drafts(reference))
-        _require_memory(source, options)
         self.calibration, self.test = self._timed("texts", lambda: text_sets(job, reference))
         require_disjoint(self.calibration, self.test)
         self.tokenizer = tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
@@ -310,6 +297,43 @@ def _is_speed(miss: str) -> bool:
     return "tokens/s" in miss or " s of" in miss
 
 
+def require_inputs(path: Path, out: Path, target: OptimizeTarget, options: OptimizeOptions) -> None:
+    """Check the place of the output, the model, its memory and the texts that were given, before anything is measured.
+
+    Raises a `MiaotuiError` for what cannot become a file.
+    """
+    if out.exists():
+        raise RequestError(f"{out} is there already: name another place (--out), or remove it")
+    if out.suffix != ".gguf":
+        raise RequestError(f"{out} must end in .gguf: that is what is written")
+    if target.size_bytes is not None and target.size_bytes >= path.stat().st_size:
+        raise RequestError(
+            f"{path.name} has {path.stat().st_size:,} bytes already, no more than the "
+            f"{target.size_bytes:,} asked for: there is nothing to do"
+        )
+    with open_source(path) as source:
+        if options.measure_speed:
+            _require_context(source, target)
+        _require_memory(source, options)
+        tokenizer = load_tokenizer(source.file.metadata, path.parent)
+        length = min(ROW_TOKENS, source.config.context_length)
+    given = [read_texts(file) for file in (options.calibration, options.test) if file is not None]
+    for texts in given:
+        token_rows(tokenizer, texts, length, MIN_TOKENS)
+    if len(given) > 1:
+        require_disjoint(*given)
+
+
+def _require_context(source: GgufSource, target: OptimizeTarget) -> None:
+    """Raise `RequestError` for a prompt and an answer that are longer than the model's context."""
+    context = source.config.context_length
+    if target.prompt + target.answer > context:
+        raise RequestError(
+            f"a prompt of {target.prompt} tokens and an answer of {target.answer} do not fit into the model's context "
+            f"of {context}: lower --prompt or --answer"
+        )
+
+
 def _require_memory(source: GgufSource, options: OptimizeOptions) -> None:
     """Raise `RequestError` if the work itself would take more memory than there is."""
     needed, there = work_bytes(source, options.calibration_tokens, options.probe_tokens), probe().memory_bytes
@@ -337,5 +361,7 @@ def about_texts(texts: TextSet, rows: Tokens) -> dict[str, Any]:
 
 
 def about_file(path: Path) -> dict[str, Any]:
-    """Return what a card says of a file."""
-    return {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size}
+    """Return what a card says of a file, and of the folder that it is a copy of."""
+    folder = copied_folder(path)
+    more = {} if folder is None else {"copy_of": folder}
+    return {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size, **more}

@@ -66,7 +66,7 @@ class Pruning:
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
         job, options = self.job, self.options
-        job.require_place()
+        job.require_inputs()
         with open_source(job.path) as source:
             require_shape(source.config, options.layers, options.kv_heads, options.ffn)
             if options.mask is None and not self._shrinks(source):
