@@ -1,5 +1,5 @@
-"""Puts this folder on the import path, so that tests share `tiny_models` and its like, and keeps
-what tests compile and pack in the repository's own cache. Downloaded models stay the user's.
+"""Puts the folders whose modules tests share (`tiny_models` and its like) on the import path, and keeps what tests
+compile and pack in the repository's own cache. Downloaded models stay the user's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from miaotui.kernels.platform.cpu import probe
 from warm_kernels import warm_kernels
 
 HERE = Path(__file__).parent
+SHARED = (
+    *("made_models", "made_files"),
+    *("cluster", "engine", "hub", "kernels", "optimize", "retrieval", "serve", "text"),
+)
 MOST_PROCESSES = 8  # each opens models and imports everything
 
 
@@ -38,7 +42,7 @@ def keep_house() -> None:
 # A busy machine is slow, and no test is about how slow.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), *(str(HERE / name) for name in SHARED)]
 keep_house()
 # Products of tiny matrices gain nothing from threads that spin for one another on a busy machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

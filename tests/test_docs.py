@@ -24,7 +24,7 @@ PAGES = [*ENGLISH, *CHINESE]
 SOURCE = ROOT / "src" / "miaotui"
 # What is shown but not run: it would change this machine.
 SHOWN_ONLY = {"pip install .", "pytest tests/model/encoder -m compare"}
-# What needs a server is run by tests/serve/test_serving_page.py.
+# What needs a server is run by tests/serve/ops/test_serving_page.py.
 SERVER = "http://127.0.0.1:8000"
 TIMEOUT_S = 300
 

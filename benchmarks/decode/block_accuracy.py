@@ -23,8 +23,8 @@ import miaotui
 from miaotui.hub.resolve import resolve
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
-from tests.packed_oracle import PackedOracle
-from tests.reference_models import Comparison, Logits, english, windows
+from tests.made_models.packed_oracle import PackedOracle
+from tests.made_models.reference_models import Comparison, Logits, english, windows
 
 MOST_KL, MOST_POINTS = 0.003, 0.005
 

@@ -5,9 +5,12 @@ other in steps of 128 tokens, and up to its width of answers get a token in each
 token for so many while nothing is read. Under "promise" a replica refuses what would break a promise that it has given,
 as a real one does, and up to three others are asked. Conversations of several turns arrive at random (Poisson) and
 share system prompts. Real times differ from published ones by a random factor for each replica, so that forecasts err.
-Everything follows from ``--seed``. Compared with: in turn, at random, fewest in flight. The last line is JSON.
+Everything follows from ``--seed``. Compared with: in turn, at random, fewest in flight; ``--level`` levels numbers of
+requests whatever that costs. "Gap" is the difference between the largest and the smallest number of requests that
+replicas have, after each choice; answers that end change it too. The last line is JSON.
 
     python -m benchmarks.serving.cluster_simulator --replicas 1000
+    python -m benchmarks.serving.cluster_simulator --policies promise fewest --level
     python -m benchmarks.serving.cluster_simulator --measure smollm2-135m  # publish costs of this machine, and use them
 """
 
@@ -17,6 +20,7 @@ import argparse
 import heapq
 import itertools
 import json
+import math
 import random
 import statistics
 import sys
@@ -29,7 +33,7 @@ from typing import Any
 from miaotui.cluster.membership import cost_of
 from miaotui.cluster.routing.forecast import ReplicaCost
 from miaotui.cluster.routing.prefixes import PAGE_TOKENS
-from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
+from miaotui.cluster.routing.router import CROWD, EQUAL_S, Router, RouteRequest, Ticket
 from miaotui.errors import RefusedError
 
 POLICIES = ("promise", "fewest", "random", "in_turn")
@@ -142,12 +146,12 @@ class Machine:
 class Simulation:
     """One run of one policy."""
 
-    def __init__(self, cost: ReplicaCost, replicas: int, policy: str, seed: int) -> None:
+    def __init__(self, cost: ReplicaCost, replicas: int, policy: str, seed: int, level_s: float = EQUAL_S) -> None:
         rng = random.Random(seed)
         self.policy, self.rng, self.cost = policy, random.Random(seed + 1), cost
         self.machines = {f"r{i}": Machine(cost, rng.lognormvariate(0.0, ERROR)) for i in range(replicas)}
         self.names = list(self.machines)
-        self.router = Router()
+        self.router = Router(level_s)
         for name in self.names:
             self.router.add(name, cost)
         self.in_turn = itertools.cycle(self.names)
@@ -157,6 +161,7 @@ class Simulation:
         self.done: list[Turn] = []
         self.refused = 0
         self.oracle = self.found = 0
+        self.gaps: list[int] = []
 
     def run(self, arrivals: list[Turn]) -> dict[str, Any]:
         for turn in arrivals:
@@ -183,6 +188,8 @@ class Simulation:
         machine.keep(turn.pages)
         machine.accept(turn)
         self.settle(machine, now_s)
+        counts = [len(each.reading) + len(each.answering) for each in self.machines.values()]
+        self.gaps.append(max(counts) - min(counts))
 
     def choose(self, turn: Turn, request: RouteRequest, now_s: float) -> Machine | None:
         tried: list[str] = []
@@ -243,6 +250,8 @@ class Simulation:
             "p50_s": round(took[len(took) // 2], 3),
             "p99_s": round(took[int(0.99 * (len(took) - 1))], 3),
             "prefix_hits_of_oracle": round(self.found / max(self.oracle, 1), 4),
+            "gap_p50": sorted(self.gaps)[len(self.gaps) // 2],
+            "gaps_above_2": round(sum(gap > CROWD for gap in self.gaps) / len(self.gaps), 4),
         }
         if self.pick_s:
             ordered = sorted(self.pick_s)
@@ -305,6 +314,7 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.7)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
+    parser.add_argument("--level", action="store_true", help="level numbers of requests whatever that costs")
     parser.add_argument("--measure", metavar="MODEL")
     parsed = parser.parse_args()
     cost = measured(parsed.measure) if parsed.measure else SMOLLM2
@@ -315,11 +325,13 @@ def main() -> None:
             turns = arrivals(cost, replicas, requests, parsed.load, parsed.seed)
             start_s = time.perf_counter()
             row = {"replicas": replicas, "policy": policy, "requests": len(turns)}
-            row |= Simulation(cost, replicas, policy, parsed.seed).run(turns)
+            level_s = math.inf if parsed.level else EQUAL_S
+            row |= Simulation(cost, replicas, policy, parsed.seed, level_s).run(turns)
             row["simulated_in_s"] = round(time.perf_counter() - start_s, 2)
             rows.append(row)
             print(json.dumps(row))
-    print(json.dumps({"benchmark": "cluster_simulator", "load": parsed.load, "seed": parsed.seed, "rows": rows}))
+    found = {"benchmark": "cluster_simulator", "load": parsed.load, "seed": parsed.seed, "level": parsed.level}
+    print(json.dumps(found | {"rows": rows}))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def write_float32(path: Path, folder: Path) -> None:
     """The model file's weights as transformers reads them, in float32, with its tokenizer."""
     from transformers import AutoTokenizer
 
-    from tests.reference_models import reference_model
+    from tests.made_models.reference_models import reference_model
 
     with open_model(path) as files:
         reference_model(files).save_pretrained(folder)
@@ -100,7 +100,7 @@ def write_float32(path: Path, folder: Path) -> None:
 
 def texts() -> list[str]:
     """Plain English prose from Python's own documentation."""
-    from tests.reference_models import english
+    from tests.made_models.reference_models import english
 
     whole = english()
     step = len(whole) // TEXTS

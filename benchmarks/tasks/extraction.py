@@ -2,9 +2,10 @@
 
     python -m benchmarks.tasks.extraction [--model NAME] [--cache FILE] [--limit-s S]
 
-The texts, their schemas and right values are those of `tests/tasks/extraction_cases.jsonl`, written for this project.
-Every value is bound to its text (`verbatim`); right is an equal value, after the standard form of dates, times and
-amounts. A run with --limit-s goes on where another one ended. Prints a table by language and one JSON line last.
+The texts, their schemas and right values are those of `tests/tasks/extraction/extraction_cases.jsonl`, written for
+this project. Every value is bound to its text (`verbatim`); right is an equal value, after the standard form of dates,
+times and amounts. A run with --limit-s goes on where another one ended. Prints a table by language and one JSON line
+last.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.machine import describe
 from benchmarks.places import TESTS
 from miaotui.tasks import extract
 
-CASES = TESTS / "tasks" / "extraction_cases.jsonl"
+CASES = TESTS / "tasks" / "extraction" / "extraction_cases.jsonl"
 TOGETHER = 5
 
 

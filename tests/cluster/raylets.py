@@ -29,15 +29,22 @@ def free_port() -> int:
 @contextmanager
 def raylets(count: int = 3) -> Iterator[str]:
     """The address of a Ray of so many raylets with one processor each, which ends with the block."""
+    with nodes_of(count) as nodes:
+        yield nodes.address
+
+
+@contextmanager
+def nodes_of(count: int, **head: Any) -> Iterator[Any]:
+    """A Ray of so many raylets with one processor each, which ends with the block; ``head``: arguments of its head."""
     import ray  # noqa: PLC0415  (an extra)
     from ray.cluster_utils import Cluster  # noqa: PLC0415  (an extra)
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **head})
     try:
         for _ in range(count - 1):
             nodes.add_node(num_cpus=1)
         ray.init(address=nodes.address, namespace="miaotui", log_to_driver=False, logging_level="ERROR")
-        yield nodes.address
+        yield nodes
     finally:
         ray.shutdown()
         nodes.shutdown()
@@ -123,3 +130,22 @@ def is_ready(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def parent_of(process: int) -> int:
+    """The process that started another one."""
+    stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def child_with(process: int, word: str) -> int:
+    """The child of a process whose command has ``word`` in it."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and parent_of(int(entry.name)) == process:
+                command = (entry / "cmdline").read_bytes().split(b"\0")[0]
+                if word in command.decode(errors="replace"):
+                    return int(entry.name)
+        except OSError:  # it has ended meanwhile
+            continue
+    raise AssertionError(f"no child of {process} is {word}")

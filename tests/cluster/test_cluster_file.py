@@ -145,9 +145,11 @@ def test_encoders_take_the_options_of_encoders(tmp_path: Path) -> None:
 
     found = located(max_tokens=40, pooling="mean", threads=1)
     assert found.pools[0].digest == model_digest(folder)
+    asleep = located(autoscale={"least": 0, "most": 2}).pools[0].autoscale
+    assert asleep is not None
+    assert asleep.least == 0
     for more, reason in (
         ({"kv": "int8"}, "of the kind encoder, which takes threads, backend, max_tokens, pooling, not kv"),
-        ({"autoscale": {"least": 0, "most": 2}}, "keeps at least 1 replica"),
         ({"adapters": {"law": "x"}}, "take no `adapters`"),
     ):
         with pytest.raises(RequestError, match=reason):

@@ -7,14 +7,9 @@ code is not instrumented: its faults are found, but not searched for.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import atheris
 import numpy as np
 from fuzzing import fuzz
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.errors import AudioError

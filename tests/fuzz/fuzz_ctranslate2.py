@@ -6,14 +6,11 @@ anything but an encoder-decoder or a `ModelError` is written to ``crash-*`` and 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
 import atheris
 from fuzzing import fuzz
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.errors import ModelError

@@ -6,9 +6,6 @@ that leads to anything but values or a `ModelError` is written to ``crash-*`` an
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import atheris
 import numpy as np
 
@@ -18,7 +15,6 @@ with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.hub.formats.safetensors import parse_safetensors
     from miaotui.hub.formats.tensors import BY_GGML_ID
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "hub"))
 from fuzzing import fuzz
 from gguf_bytes import Gguf, Tensor, sample
 

@@ -8,16 +8,12 @@ file the rest of it is: a ``config.json``, a GGUF model, or the second part of o
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import atheris
 import numpy as np
 from fuzzing import fuzz
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "hub"))
 
 with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.errors import MiaotuiError, ModelError

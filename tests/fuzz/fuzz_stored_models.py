@@ -9,14 +9,11 @@ PEFT's adapter, or an adapter as GGUF.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import atheris
 from fuzzing import fuzz
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.errors import MiaotuiError

@@ -6,9 +6,6 @@ Run ``python tests/fuzz/fuzz_whisper.py -max_total_time=60``. An input that lead
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import atheris
 import numpy as np
 
@@ -17,7 +14,6 @@ with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.hub.formats.whisper.ggml import SIZES, parse_whisper_ggml
     from miaotui.model.seq2seq.reading.from_ggml import config_from_ggml, tensors_from_ggml
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from fuzzing import fuzz
 
 from ggml_files import ggml_file

@@ -1,4 +1,4 @@
-"""Runs a fuzz target with libFuzzer's options and bounds of memory and time."""
+"""Runs a fuzz target with libFuzzer's options and bounds of memory and time; finds the modules that tests share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import atheris
+
+TESTS = Path(__file__).parents[1]
+SHARED = (".", "made_models", "made_files", "hub", "hub/formats")
+sys.path[:0] = [str(TESTS / name) for name in SHARED]
 
 
 def fuzz(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import sampling_oracle as oracle
+
 from miaotui.backends.backend import probe_chunk
 from miaotui.backends.cpu import draw
 from miaotui.backends.cpu.build import assemble

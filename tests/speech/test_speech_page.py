@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from serving import Serving, serving
 
 from miaotui.cli import main
 from miaotui.serve.models import ServedModels
@@ -19,9 +19,6 @@ from miaotui.speech.transcript import SAMPLE_RATE
 from sound_files import wav
 from tiny_engine import settings_in
 from tiny_whisper import whisper_folder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
-from serving import Serving, serving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "speech.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

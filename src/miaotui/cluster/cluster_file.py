@@ -204,8 +204,6 @@ def _located(pool: PoolSpecification) -> PoolSpecification:
         check_options(kind, pool.options)
         if kind != "decoder" and pool.adapters:
             raise RequestError(f"models of the kind {kind} take no `adapters`: leave them out")
-        if kind != "decoder" and pool.autoscale is not None and not pool.autoscale.least:
-            raise RequestError(f"autoscale.least: a model of the kind {kind} keeps at least 1 replica")
         digest = model_digest(path)
     except MiaotuiError as error:
         raise RequestError(f"models.{pool.name}.model: {error}") from error

@@ -68,7 +68,7 @@ class OpenPools:
             if first:
                 return first.pop()
             pool, again = pooled()
-            if not pool.wait(1, JOINED_S):
+            if not pool.may_sleep and not pool.wait(1, JOINED_S):
                 again.loop.close()
                 raise OverloadedError(f"no replica of {name} can be reached: {pool.refused}", 1.0)
             self.pools[name] = pool

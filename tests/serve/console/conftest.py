@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import Serving, serving
 
 from miaotui.retrieval import Document, Index
 from miaotui.serve.documents.index_registry import IndexRegistry
@@ -22,9 +22,6 @@ from sound_files import wav
 from tiny_encoder_models import make_encoder_folder
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from serving import Serving, serving
 
 collect_ignore_glob = [] if find_spec("playwright") else ["test_*.py"]  # `pip install 'miaotui[browser]'` brings it
 CHROMIUM = os.environ.get("MIAOTUI_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -11,15 +11,17 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from miaotui.cli.output import messages
 from miaotui.cluster.cluster_file import ClusterFile
 from miaotui.cluster.routing.scaling import MOST_REPLICAS
-from miaotui.errors import RequestError
+from miaotui.errors import EngineError, RequestError
 
+HEAD_LOOK_S, HEAD_MISSES = 2.0, 3  # between looks at Ray's head, and looks in vain after which it has ended
 ACTIONS = ("up", "check", "status", "scale", "drain", "down")
 
 
@@ -58,10 +60,27 @@ def _up(file: ClusterFile) -> int:
     print(messages.CLUSTER_READY(url=f"http://{host}:{file.port}", models=models), file=sys.stderr, flush=True)
     if file.address is not None:
         return 0
-    stop.wait()
+    _stay(stop, partial(run.head_answers, run.head_address()), file.settings.drain_timeout_s)
     left = run.down(None, file.settings.drain_timeout_s)
     print(messages.CLUSTER_LEFT(count=left), file=sys.stderr)
     return 1 if left else 0
+
+
+def _stay(stop: threading.Event, head_answers: Callable[[], bool], drain_s: float) -> None:
+    """Wait for the signal to stop.
+
+    Raises `EngineError` where Ray's head has ended, without which no replica is started any more, after ``drain_s``
+    seconds in which what runs may end.
+    """
+    misses = 0
+    while not stop.wait(HEAD_LOOK_S):
+        misses = 0 if head_answers() else misses + 1
+        if misses == HEAD_MISSES:
+            stop.wait(drain_s)
+            raise EngineError(
+                "Ray's head has ended, and the cluster ends with it: start it again with `miaotui cluster up` and the "
+                "same file"
+            )
 
 
 def _check(file: ClusterFile) -> int:

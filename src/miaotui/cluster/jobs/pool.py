@@ -18,22 +18,14 @@ from typing import Any
 
 from miaotui.cluster.messages import VERSION, Message, error_of
 from miaotui.cluster.pool import MOST_LOSSES, MOST_REFUSALS, RETRY_S, WAIT_S
-from miaotui.cluster.replica_pool import ReplicaPool
+from miaotui.cluster.replica_pool import START_WAIT_S, ReplicaPool
 from miaotui.cluster.replicas import Bring
 from miaotui.cluster.routing.router import Outcome, RouteRequest, Ticket
 from miaotui.cluster.routing.scaling import ScaleRange
 from miaotui.cluster.transport.channel import Channel, Members
 from miaotui.engine.jobs.job import PromisedJob, asked_of
 from miaotui.engine.remote.jobs import Content, Take
-from miaotui.errors import (
-    DeadlineUnattainableError,
-    EngineError,
-    MiaotuiError,
-    OverloadedError,
-    RefusedError,
-    ReplicaLostError,
-    RequestError,
-)
+from miaotui.errors import EngineError, MiaotuiError, OverloadedError, RefusedError, ReplicaLostError, RequestError
 
 LOG = logging.getLogger("miaotui.cluster")
 ReadValues = Callable[[Message], Sequence[Any]]
@@ -95,31 +87,6 @@ class JobPool(ReplicaPool):
         way = _JobWay(job, content, take, ticket)
         self._events.call_soon_threadsafe(self._start, way)
 
-    def _placed(self, route: RouteRequest, now_s: float) -> Ticket:
-        """Return a ticket for a new job, which counts as offered work in any case. Raises `RefusedError`."""
-        is_late = False
-        try:
-            return self._router.pick(route, now_s)
-        except DeadlineUnattainableError:
-            is_late = True
-            raise
-        finally:
-            if self._scaler is not None:
-                self._scaler.note(self._router.work_s(route), is_late, now_s)
-
-    def wanted(self, count: int) -> int:
-        """Return how many replicas there should be, where ``count`` were wanted last; ``count`` without a range."""
-        if self._scaler is None:
-            return count
-        queue_s = self.queue_s()
-        with self._lock:
-            return self._scaler.wanted(time.monotonic(), count, len(self._tasks), queue_s)
-
-    def queue_s(self) -> float:
-        """Return the seconds of work in line, over all replicas."""
-        with self._lock:
-            return sum(each.all.prompt_tokens * each.cost.read_s for each in self._router.replicas.values())
-
     def spread(self, work: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
         """Begin some work with each replica that is here, soon; it handles its own errors."""
         if not self._events.is_closed():
@@ -171,6 +138,9 @@ class JobPool(ReplicaPool):
     async def _bring_to_its_end(self, way: _JobWay) -> None:
         error: MiaotuiError | None = None
         try:
+            if not way.ticket.replica:
+                await self._find_place(way, START_WAIT_S)
+                self._note_start()
             while not way.job.is_over:
                 try:
                     await self._attempt(way)
@@ -229,18 +199,23 @@ class JobPool(ReplicaPool):
         LOG.warning("%s: %s: the job is asked again elsewhere", self.name, lost)
         if way.losses > MOST_LOSSES:
             raise ReplicaLostError(f"{way.losses} replicas were lost under this job. The last: {lost}. Ask again")
-        end_s = time.monotonic() + WAIT_S
+        await self._find_place(way, WAIT_S)
+        self.resumed += 1
+
+    async def _find_place(self, way: _JobWay, wait_s: float) -> None:
+        """Wait for a replica that takes a job. Raises `RefusedError` where none comes, or none in time."""
+        end_s = time.monotonic() + wait_s
         while True:
-            route = _route(way.job)
             try:
                 self._pick(way)
-                break
             except OverloadedError:
-                if time.monotonic() > end_s or (route.total_s is not None and route.total_s <= 0):
+                total_s = _route(way.job).total_s
+                if time.monotonic() > end_s or (total_s is not None and total_s <= 0):
                     raise
                 way.tried = set()  # it may have been only one job that failed there
                 await asyncio.sleep(RETRY_S)
-        self.resumed += 1
+            else:
+                return
 
     def _ask_another(self, way: _JobWay, refusal: RefusedError) -> None:
         """Choose another replica after one has refused. Raises the refusal where there is none."""

@@ -27,7 +27,7 @@ from miaotui.cluster.kinds import open_replica
 from miaotui.cluster.messages import Message
 from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
 from miaotui.cluster.on_ray.known import NAMED
-from miaotui.cluster.on_ray.scale import deployment_name, set_replicas
+from miaotui.cluster.on_ray.scale import deployment_name, replicas_of, set_replicas
 from miaotui.cluster.open_pools import OpenPools
 from miaotui.cluster.pool_metrics import PoolMetrics
 from miaotui.cluster.transport.direct import ReplicaServer, tls_of_ray
@@ -128,7 +128,11 @@ class Ingress:
             self._pools[INDEXES] = index_replicas.pool
         for specification, handle in zip(self._cluster.pools, handles, strict=True):
             await asyncio.to_thread(opened.add, specification, functools.partial(RayMembers, handle))
+        ranged = [each.name for each in self._cluster.pools if each.autoscale is not None]
+        self._wanted = {name: await replicas_of(name) for name in ranged}  # as an ingress before this one left them
         for name, pool in self._pools.items():
+            if self._wanted.get(name) == 0:  # it sleeps: the next request starts a replica
+                continue
             if not await asyncio.to_thread(pool.wait, 1, FIRST_REPLICA_S):
                 raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
         for specification in self._cluster.pools:
@@ -175,10 +179,9 @@ class Ingress:
 
     async def _keep_scaled(self) -> None:
         """Give each pool with a range as many replicas as it wants."""
-        ranged = {each.name: each.replicas for each in self._cluster.pools if each.autoscale is not None}
-        while ranged:
+        while self._wanted:
             await asyncio.sleep(SCALE_S)
-            for name, count in ranged.items():
+            for name, count in self._wanted.items():
                 wanted = self._pools[name].wanted(count)
                 if wanted == count:
                     continue
@@ -188,7 +191,7 @@ class Ingress:
                     LOG.exception("the replicas of %s could not be changed to %d", name, wanted)
                 else:
                     LOG.info("%s: %d replicas instead of %d", name, wanted, count)
-                    ranged[name] = wanted
+                    self._wanted[name] = wanted
 
     async def drain(self, draining: bool) -> int:
         """Say to load balancers that no new requests are welcome; return how many still run."""

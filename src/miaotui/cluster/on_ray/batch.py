@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from miaotui.cluster.on_ray.run import connect, start_here
-from miaotui.errors import RequestError
+from miaotui.errors import EngineError, RequestError
 from miaotui.libraries import missing
 from miaotui.serve.batch.answer import answer_lines
 from miaotui.serve.batch.lines import BatchFault, BatchLine
@@ -50,9 +50,28 @@ def answers_of(
 ) -> Iterator[dict[str, Any]]:
     """Yield the answers of lines in whatever order they come, from ``replicas`` actors of ``cpus`` each.
 
-    ``address`` is of a running Ray; None: one that is started here and ends with this process. Raises `RequestError`.
+    ``address`` is of a running Ray; None: one that is started here and ends with this process. Raises `RequestError`,
+    and `EngineError` where Ray cannot go on.
     """
     data = _ray_data(address, replicas * cpus)
+    from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError  # noqa: PLC0415  (an extra)
+
+    try:
+        yield from _answered(data, lines, models, replicas, cpus)
+    except RayError as error:
+        told = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
+        reason = f"{type(error).__name__}: {told:.300}"
+        if isinstance(error, ObjectStoreFullError | OutOfDiskError):
+            reason = "its object store and the disk behind it have no room"
+        raise EngineError(
+            f"Ray cannot go on with the batch: {reason}. The answers that came are in the file: see to what is named, "
+            "and start the same command again"
+        ) from error
+
+
+def _answered(
+    data: Any, lines: Iterator[BatchLine], models: Mapping[str, str], replicas: int, cpus: float
+) -> Iterator[dict[str, Any]]:
     while some := [{"line": json.dumps(vars(each))} for each in islice(lines, LINES_A_RUN)]:
         answered = data.from_items(some).map_batches(
             LineModel,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from miaotui.libraries import missing
 from miaotui.serve.http.listener import bind
 
 LOOK_S = 0.2
+HEAD_S = 2.0  # that Ray's head gets to accept a connection
 NAMESPACE = "miaotui"
 
 
@@ -40,13 +42,34 @@ def connect(address: str | None) -> None:
     ray, _ = _libraries()
     if ray.is_initialized():
         return
+    from ray._private import services  # noqa: PLC0415  (an extra)
+
     try:
-        ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        found = services.canonicalize_bootstrap_address_or_die(address or "auto")
+        if not head_answers(found):  # `ray.init` would look for it for minutes
+            raise ConnectionError(f"{found} accepts no connection")
+        ray.init(address=found, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RequestError(
             f"no Ray answers at {address or 'this machine'} ({error}): start one with `miaotui cluster up`, or name "
             "its address"
         ) from error
+
+
+def head_address() -> str:
+    """Return the address of the head of the Ray that this process is connected to."""
+    ray, _ = _libraries()
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def head_answers(address: str) -> bool:
+    """Return whether Ray's head accepts a connection at ``address``."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), HEAD_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def start_here(cpus: float) -> None:

@@ -1,22 +1,21 @@
 """The calling end of one connection to a replica: many calls at once, each with the pieces of its reply.
 
-Owns the lines (one JSON object each, with the call's number) and the table of calls that wait. Knows neither processes
-nor addresses. Invariant: when the connection ends, every call that waits raises `ReplicaLostError`.
+Owns the table of calls that wait; each line has the number of its call. Knows neither processes nor addresses.
+Invariant: when the connection ends, or a line of it was lost, every call that waits raises `ReplicaLostError`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 from collections.abc import AsyncGenerator
 
 from miaotui.cluster.messages import Message
+from miaotui.cluster.transport.lines import LineNumbers
 from miaotui.errors import ReplicaLostError
 
 LOG = logging.getLogger("miaotui.cluster")
-LINE_BYTES = 1 << 26  # of one message
 _ENDS = ("end", "error")
 
 
@@ -28,7 +27,7 @@ class Calls:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: str) -> None:
         self._writer, self._place = writer, place
-        self._numbers = itertools.count()
+        self._numbers, self._lines = itertools.count(), LineNumbers()
         self._waiting: dict[int, asyncio.Queue[Message | None]] = {}
         self._is_lost = False
         self._reading = asyncio.create_task(self._read(reader))
@@ -68,7 +67,7 @@ class Calls:
         finally:
             del self._waiting[number]
             if not is_over and not self._is_lost:
-                self._writer.write(line_of({"number": number, "call": "leave"}))
+                self._writer.write(self._lines.written({"number": number, "call": "leave"}))
 
     def abandon(self) -> None:
         """End the connection now: calls that wait raise `ReplicaLostError`."""
@@ -98,7 +97,7 @@ class Calls:
         if self._is_lost:
             raise self._error()
         try:
-            self._writer.write(line_of(call))
+            self._writer.write(self._lines.written(call))
             await self._writer.drain()
         except (OSError, RuntimeError) as error:
             raise self._error() from error
@@ -115,19 +114,15 @@ class Calls:
             while line := await reader.readline():
                 if not line.endswith(b"\n"):  # it ended in the middle of it
                     break
-                reply = json.loads(line)
-                pieces = self._waiting.get(reply["number"])
-                if pieces is not None:
+                reply = self._lines.read(line)
+                pieces = None if reply is None else self._waiting.get(reply["number"])
+                if reply is not None and pieces is not None:
                     pieces.put_nowait(reply["piece"])
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-        ) as error:  # reset, gone from the network, or no replica's lines
-            LOG.info("%s: %s: %s", self._place, type(error).__name__, error)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # reset, gone, lines lost, or no replica's lines
+            LOG.warning("%s: %s: %s", self._place, type(error).__name__, error)
         finally:
             self._lose()
+            self._writer.close()
 
     def _lose(self) -> None:
         self._is_lost = True
@@ -136,8 +131,3 @@ class Calls:
 
     def _error(self) -> ReplicaLostError:
         return ReplicaLostError(f"{self._place} has ended, or can no longer be reached")
-
-
-def line_of(call: Message) -> bytes:
-    """Return a message as one line."""
-    return json.dumps(call, separators=(",", ":")).encode() + b"\n"

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from miaotui.cluster.transport.calls import LINE_BYTES, Calls
+from miaotui.cluster.transport.calls import Calls
+from miaotui.cluster.transport.lines import LINE_BYTES
 from miaotui.cluster.transport.served_calls import ServedCalls
 from miaotui.cluster.transport.served_replica import ServedReplica
 from miaotui.errors import ReplicaLostError, RequestError

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from miaotui.cluster.transport.calls import LINE_BYTES, Calls
+from miaotui.cluster.transport.calls import Calls
+from miaotui.cluster.transport.lines import LINE_BYTES
 
 STOP_S = 10.0  # that a child gets to end by itself
 PAUSES_S = (0.0, 0.2, 1.0, 5.0)  # before a child that died is started again

@@ -13,7 +13,7 @@ import sys
 from typing import IO, Any
 
 from miaotui.cluster.kinds import open_replica
-from miaotui.cluster.transport.calls import LINE_BYTES
+from miaotui.cluster.transport.lines import LINE_BYTES
 from miaotui.cluster.transport.served_calls import ServedCalls
 
 

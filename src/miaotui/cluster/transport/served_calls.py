@@ -1,17 +1,16 @@
 """The answering end of one connection: calls come in as lines, the pieces of their replies go out as lines.
 
 Owns the calls under way. Knows neither processes nor addresses; `calls` is the other end. Invariant: when the
-connection ends, every call of it is cancelled.
+connection ends, or a line of it was lost, every call of it is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import aclosing
 
 from miaotui.cluster.messages import Message
-from miaotui.cluster.transport.calls import line_of
+from miaotui.cluster.transport.lines import LineNumbers
 from miaotui.cluster.transport.served_replica import ServedReplica
 
 
@@ -20,20 +19,21 @@ class ServedCalls:
 
     def __init__(self, replica: ServedReplica, writer: asyncio.StreamWriter) -> None:
         self._replica, self._writer = replica, writer
+        self._lines = LineNumbers()
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def run(self, reader: asyncio.StreamReader) -> None:
-        """Serve calls until no more come. Raises `ValueError` for a line that is none, or too long."""
+        """Serve calls until no more come. Raises `ValueError` for a line that is none or too long, or after a gap."""
         try:
             while (line := await reader.readline()).endswith(b"\n"):
-                call = json.loads(line)
+                call = self._lines.read(line)
+                if call is None:
+                    continue  # it came twice
                 number = int(call["number"])
                 if call["call"] == "leave":
                     if number in self._tasks:
                         self._tasks[number].cancel()
                     continue
-                if number in self._tasks:
-                    continue  # the line came twice
                 task = asyncio.create_task(self._serve(number, call))
                 self._tasks[number] = task
                 task.add_done_callback(lambda _, number=number: self._tasks.pop(number, None))  # type: ignore[misc]
@@ -55,5 +55,5 @@ class ServedCalls:
             await self._write(number, self._replica.describe() if kind == "describe" else self._replica.report())
 
     async def _write(self, number: int, piece: Message) -> None:
-        self._writer.write(line_of({"number": number, "piece": piece}))
+        self._writer.write(self._lines.written({"number": number, "piece": piece}))
         await self._writer.drain()

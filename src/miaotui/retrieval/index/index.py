@@ -47,6 +47,7 @@ _CACHED_RESULTS = 1_024
 # Passages; a longer load is acknowledged in such steps. The library merges eight segments of a like
 # size, so a million passages end as one, which is searched faster than several.
 _COMMIT_EVERY = 125_000
+_PURGE_FILE = "purge.due"  # is there from a deletion's commit on until no file holds its text
 
 
 class Index(Closing):
@@ -119,12 +120,33 @@ class Index(Closing):
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents, or single passages, by id; return how many passages are gone.
 
-        They are gone from the files too when this returns, see `purge`.
+        They are gone from the files too when this returns, see `purge`. If the process is killed before, the next
+        change does what is left.
         """
-        gone = self._delete(ids)
-        if gone:
-            self.purge()
+        gone = 0
+        with self._changing():
+            for key in ids:
+                partition = self._partition_of(key.partition("#")[0])
+                others = [other for other in self._partitions if other is not partition]
+                for one in (partition, *others):  # an id may itself contain "#"
+                    count = one.snapshot().count(key)
+                    gone += count
+                    if count:
+                        one.delete(key)
+            if gone:
+                self._note_purge()
         return gone
+
+    @property
+    def purge_is_due(self) -> bool:
+        """Return whether a deletion was begun whose text may still be in files."""
+        return (self.folder / _PURGE_FILE).exists()
+
+    def _note_purge(self) -> None:
+        try:
+            (self.folder / _PURGE_FILE).touch()
+        except OSError as error:
+            raise cache_error(error, self.folder) from error
 
     def purge(self) -> int:
         """Remove deleted and replaced passages from the files; return how many others were written anew for that.
@@ -141,22 +163,10 @@ class Index(Closing):
                 raise
             finally:
                 self._changed_s = time.monotonic()
+            (self.folder / _PURGE_FILE).unlink(missing_ok=True)
         with self._cache_lock:
             self._cache.clear()
         return written
-
-    def _delete(self, ids: Iterable[str]) -> int:
-        gone = 0
-        with self._changing():
-            for key in ids:
-                partition = self._partition_of(key.partition("#")[0])
-                others = [other for other in self._partitions if other is not partition]
-                for one in (partition, *others):  # an id may itself contain "#"
-                    count = one.snapshot().count(key)
-                    gone += count
-                    if count:
-                        one.delete(key)
-        return gone
 
     def rows_of(self, document: Document) -> list[Row]:
         """Return the analysed passages of a document; needs no lock and may run anywhere."""
@@ -187,12 +197,14 @@ class Index(Closing):
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Hold the writer's lock: commit at the end, or roll back."""
+        """Hold the writer's lock: commit at the end, or roll back; then do what a deletion has left to do."""
         with self._writing:
             self._take_lock()
             try:
                 yield
                 self._commit()
+                if self.purge_is_due:
+                    self.purge()
             except BaseException:
                 for partition in self._partitions:
                     partition.abandon()

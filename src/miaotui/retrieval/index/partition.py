@@ -84,27 +84,30 @@ class Partition:
     def rewrite(self, rows: Callable[[Document], schema.Row]) -> int:
         """Write the live passages of all segments with dead ones anew, so that no file holds a dead one any more.
 
-        ``rows`` analyses a passage. Returns how many were written. Raises like `commit`.
+        ``rows`` analyses a passage. Passages are read one after the other, so memory holds no more of them than when a
+        segment is written. Nothing changes until the commit. Returns how many were written. Raises like `commit`.
         """
         self.close()  # merges end first: they might take dead passages along
         state = self.snapshot()
         if not state.has_dead:
             self._drop_unused()
             return 0
-        kept = state.beside_dead()
-        if kept is None:
-            kept = list(state.passages())
+        if state.tells_dead_apart():
+            kept = state.beside_dead
+            for passage in kept():
+                self.delete(passage.id)
+        else:
+            kept = state.passages
             with _translated(self.folder):
                 self._open_writer().delete_all_documents()
-        for passage in kept:
-            self.delete(passage.id)
-        for passage in kept:
+        written = 0
+        for written, passage in enumerate(kept(), 1):  # noqa: B007  (the last one counts)
             self.add(rows(passage))
         self.commit()
         self.close()
         self.snapshot()
         self._drop_unused()
-        return len(kept)
+        return written
 
     def _drop_unused(self) -> None:
         """Unlink the files of segments that the committed state does not name; readers of them go on undisturbed."""

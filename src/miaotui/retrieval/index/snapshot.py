@@ -32,6 +32,7 @@ _MOST = 4_096  # candidates looked at when very many passages score alike
 _CLOSE = 256  # of those, reckoned again when single precision does not tell them apart
 _SAME = 2e-6  # relative difference that single precision may not show
 _CACHED_FREQUENCIES = 200_000
+_AT_ONCE = 50_000  # passages of a whole segment whose places are held in memory
 FIELDS = (
     *("key", "title", "body", "phrase", "source", "language", "tags", "time"),
     *LENGTHS.values(),
@@ -98,36 +99,38 @@ class Snapshot:
 
     def passages(self) -> Iterator[Document]:
         """Return every live passage, in no order."""
-        if self.documents:
-            every = need("tantivy").Query.all_query()
-            for _, address in self._searcher.search(every, self.documents, count=False).hits:
-                yield self._document(address)
+        return map(self._document, self._addresses())
+
+    def _addresses(self) -> Iterator[tantivy.DocAddress]:
+        """Return the places of all live passages, by segments."""
+        every = need("tantivy").Query.all_query()
+        for start in range(0, self.documents, _AT_ONCE):
+            hits = self._searcher.search(every, _AT_ONCE, count=False, offset=start).hits
+            yield from (address for _, address in hits)
 
     @property
     def has_dead(self) -> bool:
         """Return whether segments hold passages that were deleted or replaced."""
         return self._with_deleted != self.documents
 
-    def beside_dead(self) -> list[Document] | None:
-        """Return the live passages of the segments that hold dead ones too.
+    def tells_dead_apart(self) -> bool:
+        """Return whether `beside_dead` can tell which segments hold dead passages, and whether ids do.
 
-        None if they cannot be told: the segments are in another order than in the library's file, or a passage's id
-        is another document's as well.
+        They cannot where the segments are in another order than in the library's file, or where a passage's id, which
+        was deleted once or is another document's as well, also stands for passages of other segments.
         """
-        if not self.documents:
-            return []
-        every = need("tantivy").Query.all_query()
-        addresses = [address for _, address in self._searcher.search(every, self.documents, count=False).hits]
-        alive = Counter(address.segment_ord for address in addresses)
+        alive = Counter(address.segment_ord for address in self._addresses())
         if [alive[number] for number in range(len(self.segments))] != [each.alive for each in self.segments]:
-            return None
-        wanted = [address for address in addresses if self.segments[address.segment_ord].dead]
-        found = [self._document(address) for address in wanted]
-        keys = Counter(key for passage in found for key in {passage.id, passage.whole})
-        for passage in found:
-            if self._searcher.doc_freq("key", passage.id) > 1 and self.count(passage.id) != keys[passage.id]:
-                return None
-        return found
+            return False
+        shared = {each.id for each in self.beside_dead() if self._searcher.doc_freq("key", each.id) > 1}
+        here: Counter[str] = Counter()
+        for passage in self.beside_dead() if shared else ():
+            here.update({passage.id, passage.whole} & shared)
+        return all(self.count(key) == here[key] for key in shared)
+
+    def beside_dead(self) -> Iterator[Document]:
+        """Return the live passages of the segments that hold dead ones too, see `tells_dead_apart`."""
+        return (self._document(each) for each in self._addresses() if self.segments[each.segment_ord].dead)
 
     def count(self, key: str) -> int:
         """Return how many live passages have that id or belong to that document."""

@@ -201,8 +201,9 @@ async def delete(http: HttpRequest) -> Response:
 
     def work() -> dict[str, Any]:
         index = services.indexes.to_change(caller, name)
+        is_due = index.purge_is_due  # of a deletion that a killed process has begun
         count = index.delete([key])
-        if count:
+        if count or is_due:
             services.drop_copies(index.folder)
             services.forget_answers(caller, name)
             if services.meaning is None:
