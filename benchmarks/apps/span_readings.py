@@ -1,13 +1,14 @@
 """Readings of candidate spans by a chat model, and the weights beside them (``apps/spans/selection.py``).
 
-    python -m benchmarks.apps.span_readings READINGS --data FOLDER --language en --model qwen2.5-coder-0.5b --most 150
+    python -m benchmarks.apps.span_readings READINGS --data FOLDER --language en --held HELD --most 150
     python -m benchmarks.apps.span_readings READINGS --language en --held HELD     # what span_weights.py --held wrote
 
-The first form reads the spans of questions of `spans.fitting` after the pipeline's own prompt, all that come within
-`SLACK` nats of the best, and adds a line for each question to READINGS; it goes on after ``--seconds`` of a run. The
-second fits three weights, of the model's log-probability, of the extractor's score and of the number of tokens
-(listwise, as in ``span_weights.py``), with extractor's scores that were not fitted on the question's paragraph, and
-prints exact match and F1 of each weight of the score beside the log-probability. One JSON line is last.
+HELD has extractor's scores that were not fitted on the question's paragraph: with those that were, the right spans
+would be read more often than they are elsewhere. The first form reads the spans of questions of `spans.fitting` after
+the pipeline's own prompt, all that come within `SLACK` nats of the best at a small weight of the score, and adds a line
+for each question to READINGS; it goes on after ``--seconds`` of a run. The second fits three weights, of the model's
+log-probability, of the extractor's score and of the number of tokens (listwise, as in ``span_weights.py``), and prints
+exact match and F1 of each weight of the score beside the log-probability. One JSON line is last.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from benchmarks.apps.spans import fitting, opened
 from miaotui.apps.meaning.encoders import find_encoders
 from miaotui.apps.qa_pipeline import Question, look_up
 from miaotui.apps.spans.phrase_scores import CandidatePhrase, PhraseReader
-from miaotui.apps.spans.selection import SPAN_WEIGHT_EN, SPAN_WEIGHT_ZH, TOKEN_WEIGHT, select
+from miaotui.apps.spans.selection import TOKEN_WEIGHT, select
 from miaotui.libraries import need
 from miaotui.llm import LLM
 
-SLACK = 2.5
+SLACK = 4.0
+LEAST_WEIGHT = 0.7  # of the extractor's score while spans are read; larger ones prefer fewer of them
 UNLIMITED_TOKENS = 4_096
 MOST_PATHS = 6
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -48,27 +50,30 @@ class Reading:
     whole: Floats
 
 
-def read_one(llm: LLM, evidence: Any, weight: float) -> tuple[list[list[Any]], float]:
-    """(text, log-probability, tokens, whether all were read, extractor's score) of each span, and the time in ms."""
+def read_one(llm: LLM, evidence: Any, held: dict[str, float]) -> tuple[list[list[Any]], float]:
+    """(text, log-probability, tokens, whether all were read, held-out score) of each span, and the time in ms."""
     selection = select(evidence, lambda text: len(llm.tokenizer.encode(text, special=False)), UNLIMITED_TOKENS)
     spans = selection.spans()
     if not spans:
         return [], 0.0
     started = time.perf_counter()
     reader = PhraseReader(llm, llm.chat_tokens(selection.messages))
-    trie = reader.trie([CandidatePhrase(span.text, weight * span.score) for span in spans], per_token=TOKEN_WEIGHT)
+    least = min(held.values(), default=0.0)
+    scores = [held.get(span.text, least) for span in spans]
+    phrases = [CandidatePhrase(span.text, LEAST_WEIGHT * each) for span, each in zip(spans, scores, strict=True)]
+    trie = reader.trie(phrases, per_token=TOKEN_WEIGHT)
     reader.read(trie, MOST_PATHS, SLACK)
     took_ms = 1e3 * (time.perf_counter() - started)
-    found = zip(trie.scores(), trie.tokens, spans, strict=True)
+    found = zip(trie.scores(), trie.tokens, scores, strict=True)
     return [
-        [each.phrase.text, round(each.logprob, 3), len(tokens), each.is_whole, round(span.score, 3)]
-        for each, tokens, span in found
+        [each.phrase.text, round(each.logprob, 3), len(tokens), each.is_whole, round(score, 3)]
+        for each, tokens, score in found
     ], took_ms
 
 
 def collect(parsed: argparse.Namespace) -> None:
     asked, documents = xquad(parsed.data / "xquad", parsed.language)
-    weight = SPAN_WEIGHT_EN if parsed.language == "en" else SPAN_WEIGHT_ZH
+    held = json.loads(parsed.held.read_text(encoding="utf-8"))
     known = {json.loads(line)["number"] for line in lines_of(parsed.readings)}
     encoders = None if parsed.words else find_encoders(threads=parsed.threads)
     place, due_s = parsed.readings.parent / f"index-{parsed.language}", time.perf_counter() + parsed.seconds
@@ -82,7 +87,7 @@ def collect(parsed: argparse.Namespace) -> None:
             if number in known or time.perf_counter() > due_s:
                 continue
             evidence = look_up(index, Question(asked[number].question, "x"), encoders.reranker if encoders else None)
-            found, took_ms = read_one(llm, evidence, weight) if evidence.ranked else ([], 0.0)
+            found, took_ms = read_one(llm, evidence, held.get(str(number), {})) if evidence.ranked else ([], 0.0)
             row = {"number": number, "answers": asked[number].answers, "weak": evidence.is_weak, "ms": round(took_ms)}
             file.write(json.dumps(row | {"spans": found}, ensure_ascii=False) + "\n")
             file.flush()
@@ -142,16 +147,14 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=150, help="questions, at most")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many, to go on later")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--held", type=Path, help="scores of the extractor, to fit weights")
+    parser.add_argument("--held", type=Path, required=True, help="held-out scores of the extractor")
     parsed = parser.parse_args()
     if parsed.data is not None:
         collect(parsed)
         return 0
-    if parsed.held is None:
-        parser.error("name --data to read spans, or --held to fit weights")
     found = readings(parsed.readings, json.loads(parsed.held.read_text(encoding="utf-8")), parsed.language)
     weights = fitted(found)
-    ratios = (0.0, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+    ratios = (0.0, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
     tried = {ratio: reached(found, np.array([1.0, ratio, TOKEN_WEIGHT])) for ratio in ratios}
     bound = [round(float(each), 1) for each in 100 * np.mean([r.scores.max(axis=0, initial=0) for r in found], axis=0)]
     print(

@@ -72,11 +72,11 @@ class GivenParagraph(QaPipeline):
         return replace(found, least=0.0, ranked=ranked)
 
 
-def answered(pipeline: QaPipeline, one: Asked) -> Answer:
+def answered(pipeline: QaPipeline, one: Asked, deadline_ms: float = NO_LIMIT_MS) -> Answer:
     """The answer from the index, or from the question's own paragraph."""
     if isinstance(pipeline, GivenParagraph):
         pipeline.paragraph = one.paragraph
-    question = Question(one.question, "xquad", "extractive" if pipeline.llm is None else "generated", NO_LIMIT_MS)
+    question = Question(one.question, "xquad", "extractive" if pipeline.llm is None else "generated", deadline_ms)
     *_, answer = pipeline.ask(question)
     assert isinstance(answer, Answer)
     return answer
@@ -119,6 +119,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, help="questions, at most")
     parser.add_argument("--words", action="store_true", help="search by words alone")
     parser.add_argument("--given", action="store_true", help="the question's paragraph instead of a search")
+    parser.add_argument("--deadline-ms", type=float, default=NO_LIMIT_MS, help="of each question (default: none)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of the index and the answers")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many, to go on later")
     parsed = parser.parse_args()
@@ -134,6 +135,11 @@ def main() -> int:
     print(f"{name}: {len(rows)} questions, median {times[len(times) // 2]:.0f} ms")
     for measure, (value, low, high) in figures.items():
         print(f"{measure:12} {value:5.1f}  ({low:.1f} to {high:.1f})")
+    if parsed.deadline_ms < NO_LIMIT_MS:
+        late = sum(row["ms"] > parsed.deadline_ms for row in rows)
+        left_out = Counter(each for row in rows for each in row["left_out"])
+        print(f"within {parsed.deadline_ms:.0f} ms: {late} late, the slowest {times[-1]:.0f} ms")
+        print("left out:", ", ".join(f"{each} {count}" for each, count in left_out.most_common()) or "nothing")
     lost = Counter(row["reason"] for row in rows)
     print("\n".join(f"{lost[each]:5}  {each}" for each in REASONS))
     print(json.dumps({"benchmark": "spans", "results": {name: figures}, "questions": len(rows), "lost": lost}))
@@ -161,6 +167,7 @@ def measured(
     cut = cut_english if parsed.language == "en" else cut_chinese
     count = len if llm is None else lambda text: len(llm.tokenizer.encode(text, special=False))
     way = "given" if parsed.given else "words" if parsed.words else "meaning"
+    way += f"-{parsed.deadline_ms:.0f}" if parsed.deadline_ms < NO_LIMIT_MS else ""
     path = folder / f"{parsed.language}-{way}-{parsed.model or 'extracted'}.jsonl" if parsed.keep else None
     rows, due_s = kept_rows(path), time.perf_counter() + parsed.seconds
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,10 +179,17 @@ def measured(
             if number in rows or time.perf_counter() > due_s:
                 continue
             one, started = asked[number], time.perf_counter()
-            answer = answered(pipeline, one)
+            answer = answered(pipeline, one, parsed.deadline_ms)
             span = answer.span if answer.found else ""
             ms = 1e3 * (time.perf_counter() - started)
-            rows[number] = {"number": number, "span": span, "text": answer.text, "how": answer.how, "ms": ms}
+            rows[number] = {
+                "number": number,
+                "span": span,
+                "text": answer.text,
+                "how": answer.how,
+                "ms": ms,
+                "left_out": answer.left_out,
+            }
             rows[number] |= {"question": one.question, "answers": one.answers, "place": one.paragraph[:40]}
             evidence = pipeline.evidence(Question(one.question, "xquad"))
             rows[number]["reason"] = reason(one, evidence, answer, count, cut)

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from miaotui.kernels.linear.formats import Format
-from miaotui.kernels.linear.tiles import TILINGS, emit_unit
+from miaotui.kernels.linear.tiles import TILINGS, emit_unit, groups_together
 from miaotui.kernels.platform.cpu import Isa
 from tests.kernels.emitted import Target, assembly
 
@@ -44,7 +44,7 @@ def counts(form: Format, rows: int, target: Target) -> tuple[float, float]:
     """Instructions of a group and tile for ``rows`` rows, and those of them that multiply weights."""
     unit = emit_unit(form, rows, TILINGS[target.isa])
     found = Counter(op for body in inner_loops(assembly({"unit": (unit, "iiiiiiiii")}, target)) for op in body)
-    per = TILES if not form.is_float else TILES / 32  # a loop of floats is one input long
+    per = TILES * groups_together(form, rows) if not form.is_float else TILES / 32  # a loop of floats is one input long
     multiply = next(name for name in MULTIPLIES if any(op.startswith(name) for op in found))
     return sum(found.values()) / per, sum(n for op, n in found.items() if op.startswith(multiply)) / per
 

@@ -59,13 +59,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     for name in SHAPE:
         parser.add_argument(f"--{name}", type=int, default=getattr(SIZES, name))
+    parser.add_argument("--precision", default=SIZES.precision, help="of products in training: f32 or bf16")
     parser.add_argument("--rate", type=float, default=SIZES.rate, help="highest learning rate")
     chosen = parser.parse_args()
     end_s = time.monotonic() + 60 * chosen.slice_minutes
     use_threads(chosen.threads)
     sizes = {name: getattr(chosen, name) for name in SHAPE}
     steps = max(chosen.tokens // (chosen.batch * chosen.length), MEASURED)
-    recipe = TrainRecipe(**sizes, block=chosen.block, schedule=chosen.schedule, rate=chosen.rate, steps=steps)
+    sizes |= {name: getattr(chosen, name) for name in ("block", "schedule", "rate", "precision")}
+    recipe = TrainRecipe(**sizes, steps=steps)
     corpus = read_corpus(chosen.texts, recipe.vocabulary, recipe.length)
     chosen.state.mkdir(parents=True, exist_ok=True)
     runs: dict[str, dict[int, Run]] = {}

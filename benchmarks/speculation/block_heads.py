@@ -2,11 +2,13 @@
 
     python -m benchmarks.speculation.block_heads smollm2-135m --state runs --slice-minutes 10
 
-Needs torch. Both heads have the same sizes, see the same texts of the model's own in the same order, and are trained
-for as many steps; what they draft is then compared with the model's own greedy choice on texts that neither has seen. A
-depth is tried where all tokens before it were right. The cost is the time in which a head drafts a whole block on the
-CPU, in passes of one row. A slice ends after ``--slice-minutes`` (status 3 where something is left), and the same
-command goes on. Last comes one JSON line.
+Needs torch. Both heads have the same sizes and see the same texts of the model's own. They are trained for as many
+steps, and a step has as many drafted tokens for both: the head without masks is unrolled for two tokens, the one with
+masks for a whole block in a third of the windows. With ``--from HEAD`` (``shipped``: the one that comes with miaotui)
+both start from its weights, and it is judged too. What they draft is compared with the model's own greedy choice on
+texts that training has not seen. A depth is tried where all tokens before it were right. The cost is the time in which
+a head drafts a whole block on the CPU, in passes of one row. A slice ends after ``--slice-minutes`` (status 3 where
+something is left), and the same command goes on. Last comes one JSON line.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import math
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +32,26 @@ from miaotui.backends.cpu.backend import require_cpu
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded_model import LoadedModel
+from miaotui.errors import RequestError
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.draft.draft_fields import MAX_HEAD_DRAFT
 from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.packing import rows_of
-from miaotui.model.draft_head.weights import MASKS, load_head, write_head
+from miaotui.model.draft_head.weights import FOLDER, MASKS, digest_of, load_head, read_head, write_head
+from miaotui.model.packed import PackedModel
 from miaotui.runtime import load_model
 from miaotui.schedule.plan import Plan
 from miaotui.speculation.drafters.head import DraftHead
 from miaotui.speculation.drafters.protocol import HeadInput
 from miaotui.speculation.train.cell import Cell
 from miaotui.speculation.train.corpus import Corpus, Memory
-from miaotui.speculation.train.dataset import HeadDataset
+from miaotui.speculation.train.dataset import WINDOWS, HeadDataset
 from miaotui.speculation.train.kept import KeptTraining, collect_parts
 from miaotui.speculation.train.trainer import LEFT, Recipe, train
 from miaotui.training.torch_loading import load_torch
 
 HELD_OUT = 0.1  # share of the texts
-JUDGED = 60  # batches of windows
+JUDGED = 10  # batches of windows: some 15,000 drafts
 ROUNDS = 40  # of drafts that are timed
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -60,6 +65,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
     parser.add_argument("--width", type=int, default=Recipe.width)
+    parser.add_argument("--from", dest="start", metavar="HEAD", help="a head's file, or shipped")
+    parser.add_argument("--rate", type=float, default=Recipe.rate, help="highest learning rate")
+    parser.add_argument("--windows", type=int, default=WINDOWS, help="of a step of the head without masks")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--slice-minutes", type=float, default=math.inf)
     chosen = parser.parse_args()
@@ -78,28 +86,59 @@ def main() -> int:
     outputs = rows_of(outer, everything) * weights.vector("final_norm")
     embedding = rows_of(weights.matrix("embed"), everything)
     attention = attention_spec_of(loaded.config, weights, corpus.layer)
+    start = started(chosen.start, weights)
+    if start is not None:
+        found, arrays = read_head(start)
+        chosen.tokens, chosen.width = len(found), len(arrays["gate"])
     report: dict[str, Any] = {}
-    for name, masks in (("steps", False), ("masks", True)):
-        recipe = Recipe(chosen.tokens, chosen.width, masks=masks, steps=chosen.steps)
-        kept = KeptTraining(chosen.state / f"{name}.safetensors", end_s, repr(recipe))
-        arrays = train(seen, embedding, outputs, recipe, told(f"{name}: loss at step"), attention, kept)
-        if arrays is None:
-            return LEFT
-        path = chosen.state / f"{name}-head.safetensors"
-        write_head(path, arrays)
-        right = agreement(torch, held, embedding, outputs, recipe, arrays, attention)
+
+    def judge(name: str, path: Path, recipe: Recipe) -> None:
+        tokens, arrays = read_head(path)
+        right = agreement(torch, held, (embedding, outputs), recipe, tokens, arrays, attention)
         report[name] = {"right": right, "tokens_a_draft": expected(right), **cost(loaded, path)}
-    print(
-        f"{'head':6} "
-        + " ".join(f"{depth:>6}" for depth in range(1, MAX_HEAD_DRAFT + 1))
-        + f" {'tokens':>7} {'cost':>6}"
-    )
-    for name, each in report.items():
-        shares = " ".join(f"{share:6.3f}" for share in each["right"])
-        print(f"{name:6} {shares} {each['tokens_a_draft']:7.2f} {each['passes']:6.2f}")
+
+    if start is not None:
+        judge("start", start, Recipe(chosen.tokens, chosen.width))
+    for name, recipe in recipes(chosen).items():
+        path = chosen.state / f"{name}-head.safetensors"
+        if not path.is_file():
+            kept = KeptTraining(chosen.state / f"{name}.safetensors", end_s, repr(recipe))
+            said = told(f"{name}: loss at step")
+            trained = train(seen, embedding, outputs, recipe, said, attention, kept, start=start)
+            if trained is None:
+                return LEFT
+            write_head(path, trained)
+        judge(name, path, recipe)
+    show(report)
     sizes = {"texts": len(corpus.starts) - 1, "rows": len(corpus.tokens), "steps": chosen.steps}
     print(json.dumps({"benchmark": "block_heads", "model": chosen.model, **sizes, "heads": report}))
     return 0
+
+
+def recipes(chosen: argparse.Namespace) -> dict[str, Recipe]:
+    """Return the recipe of each head."""
+    sizes = Recipe(chosen.tokens, chosen.width, steps=chosen.steps, rate=chosen.rate, windows=chosen.windows)
+    fewer = max(chosen.windows * Recipe.depth // MAX_HEAD_DRAFT, 1)
+    return {"masks": replace(sizes, masks=True, windows=fewer), "steps": sizes}
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a table."""
+    depths = " ".join(f"{depth:>6}" for depth in range(1, MAX_HEAD_DRAFT + 1))
+    print(f"{'head':6} {depths} {'tokens':>7} {'cost':>6}")
+    for name, each in report.items():
+        shares = " ".join(f"{share:6.3f}" for share in each["right"])
+        print(f"{name:6} {shares} {each['tokens_a_draft']:7.2f} {each['passes']:6.2f}")
+
+
+def started(head: str | None, weights: PackedModel) -> Path | None:
+    """Return the file of the head to start from. Raises `RequestError` where none is shipped for the model."""
+    if head != "shipped":
+        return None if head is None else Path(head)
+    path = FOLDER / f"{digest_of(weights)}.safetensors"
+    if not path.is_file():
+        raise RequestError("no head is shipped for this model: leave --from out, or name a file")
+    return path
 
 
 def told(what: str) -> Any:
@@ -128,20 +167,23 @@ def part(corpus: Corpus, first: int, last: int) -> Corpus:
 def agreement(
     torch: Any,
     held: Corpus,
-    embedding: NDArray[np.float32],
-    outputs: NDArray[np.float32],
+    tables: tuple[NDArray[np.float32], NDArray[np.float32]],
     recipe: Recipe,
+    tokens: NDArray[np.int32],
     arrays: Arrays,
     attention: AttentionSpec | None,
 ) -> list[float]:
-    """Return how often each depth of a draft is right, where all before it were."""
-    tokens = arrays["tokens"].astype(np.int64)
+    """Return how often each depth of a draft is right, where all before it were.
+
+    ``tables`` are embedding and outputs.
+    """
+    embedding, outputs = tables
     cell = Cell(torch, embedding.shape[1], recipe.width, attention, MASKS if recipe.masks else 0)
     with torch.no_grad():
         for name, weight in cell.weights.items():
             weight.copy_(torch.from_numpy(arrays[name]))
     dataset = HeadDataset(torch, held, embedding, outputs[tokens], MAX_HEAD_DRAFT, 1, attention is not None)
-    tried, right = dataset.agreement(cell, tokens, JUDGED)
+    tried, right = dataset.agreement(cell, tokens.astype(np.int64), JUDGED)
     return [float(each) for each in right / np.maximum(tried, 1)]
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from miaotui.engine.adapters import LoadedAdapter
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.submission import ChatParameters, TextParameters
-    from miaotui.text.infill import NamedText
 
 
 async def load_async(
@@ -117,7 +116,7 @@ class AsyncLLM(Facade, AsyncClosing):
         suffix: str,
         params: SamplingParams | None = None,
         *,
-        files: Sequence[NamedText] = (),
+        files: Sequence[tuple[str, str]] = (),
         **parameters: Unpack[TextParameters],
     ) -> Completion:
         """Write the text between two others, see `LLM.infill`."""
@@ -130,7 +129,7 @@ class AsyncLLM(Facade, AsyncClosing):
         suffix: str,
         params: SamplingParams | None = None,
         *,
-        files: Sequence[NamedText] = (),
+        files: Sequence[tuple[str, str]] = (),
         **parameters: Unpack[TextParameters],
     ) -> AsyncGenerator[Delta, None]:
         """Write the text between two others, piece by piece, see `LLM.infill` and `stream`."""

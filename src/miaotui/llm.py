@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.seq2seq.model import Seq2Seq
     from miaotui.submission import ChatParameters, TextParameters
-    from miaotui.text.infill import NamedText
 
 
 def load(
@@ -231,7 +230,7 @@ class LLM(Closing, Facade):
         suffix: str,
         params: SamplingParams | None = None,
         *,
-        files: Sequence[NamedText] = (),
+        files: Sequence[tuple[str, str]] = (),
         **parameters: Unpack[TextParameters],
     ) -> Completion:
         """Write the text between ``prefix`` and ``suffix``, with a model that was trained to fill in.
@@ -249,7 +248,7 @@ class LLM(Closing, Facade):
         suffix: str,
         params: SamplingParams | None = None,
         *,
-        files: Sequence[NamedText] = (),
+        files: Sequence[tuple[str, str]] = (),
         **parameters: Unpack[TextParameters],
     ) -> DeltaStream:
         """Write the text between two others, piece by piece, see `infill` and `stream`."""

@@ -6,7 +6,6 @@ thread and no event loop. Invariant: what a caller gets wrong is a `RequestError
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,16 +16,15 @@ import numpy as np
 from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.model_loop import ModelLoop, ModelParts
 from miaotui.engine.request import Request, RequestOptions
-from miaotui.errors import RequestError
+from miaotui.errors import FieldError, RequestError
 from miaotui.text.chat import Message
 from miaotui.text.continuation import continued
-from miaotui.types import Completion, Deadline, OnLate, SamplingParams
+from miaotui.types import Completion, Deadline, OnLate, SamplingParams, token_ids
 
 if TYPE_CHECKING:  # imported by the first request that needs them
     from miaotui.engine.constraint import Constraint
     from miaotui.engine.grammar.constraint import Grammars
     from miaotui.text.answers import AnswerReader, AnswerSyntax
-    from miaotui.text.infill import NamedText
     from miaotui.text.tokenizers.tokenizer import Tokenizer
     from miaotui.text.tool_calls.tooling import Tooling
 
@@ -162,18 +160,21 @@ class SubmissionReader:
         self,
         prefix: str,
         suffix: str,
-        files: Sequence[NamedText],
+        files: Sequence[tuple[str, str]],
         params: SamplingParams | None,
         parameters: Mapping[str, Any],
     ) -> Submission:
         """Read the arguments of `LLM.infill`. Raises `RequestError`, and `PromptTooLongError`."""
-        from miaotui.text.infill import require_infiller  # noqa: PLC0415  (few requests fill in)
+        from miaotui.text.infill import named_texts, require_infiller  # noqa: PLC0415  (few requests fill in)
 
         require_known(parameters, TEXT_NAMES)
+        for name, text in (("prefix", prefix), ("suffix", suffix)):
+            if not isinstance(text, str):
+                raise FieldError(name, f"must be text, not {type(text).__name__}")
         sampling = read_params(params, parameters)
         options, constraint = self._options(parameters), self._constraint(parameters, None)
         infiller = require_infiller(self._tokenizer)
-        prompt = infiller.encode(prefix, suffix, files=files, at_most=self._context)
+        prompt = infiller.encode(prefix, suffix, files=named_texts(files), at_most=self._context)
         sampling = replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *infiller.end_ids))
         return Submission([prompt], [sampling], options, constraint)
 
@@ -210,10 +211,7 @@ class SubmissionReader:
         """Return a prompt's token ids. Raises `RequestError`, and `PromptTooLongError`."""
         if isinstance(prompt, str):
             return self._tokenizer.encode(prompt, at_most=self._context)
-        try:
-            return [operator.index(token) for token in prompt]
-        except TypeError:
-            raise RequestError(f"a prompt must be text or token ids, not {type(prompt).__name__}") from None
+        return token_ids(prompt)
 
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Return a conversation's token ids, ready for the assistant's turn.

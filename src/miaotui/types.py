@@ -5,8 +5,9 @@ Frozen dataclasses without behaviour beyond validation. They know nothing of eng
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
@@ -282,3 +283,13 @@ def namespace_number(owner: str) -> int:
     replicas still hold prefixes.
     """
     return int.from_bytes(blake2b(owner.encode(), digest_size=8).digest(), "little") >> 2 or 1
+
+
+def token_ids(prompt: Iterable[int]) -> list[int]:
+    """Return a prompt's token ids as a list. Raises `RequestError` for what holds no whole numbers."""
+    try:
+        if isinstance(prompt, (bytes, bytearray)):
+            raise TypeError
+        return [operator.index(token) for token in prompt]
+    except TypeError:
+        raise RequestError(f"a prompt must be text or token ids, not {type(prompt).__name__}") from None

@@ -36,6 +36,8 @@ def test_train_resume_and_write(
     assert "from step 0" in capsys.readouterr().err
     assert main(["dmlm", "train", others, "--out", str(tmp_path / "x"), "--from", out, "--width", "64"]) == 1
     assert "width 32, not 64" in capsys.readouterr().err
+    assert main(["dmlm", "train", others, "--out", str(tmp_path / "x"), "--from", out, "--vocabulary", "400"]) == 1
+    assert "vocabulary 300, not 400" in capsys.readouterr().err
     assert main(["dmlm", "train", others, "--out", str(tmp_path / "x"), "--from", str(tmp_path)]) == 1
     assert "holds no run" in capsys.readouterr().err
     from miaotui.dmlm import load_masked  # noqa: PLC0415
@@ -76,6 +78,8 @@ def test_fill_lists_tokens_for_each_mask(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["train", "--out", "x"], "say which texts"),
+        (["fill"], "say which encoder"),
         (["dance", "x"], "Actions: train"),
         (["train", "missing.txt"], "--out"),
         (["write", "x"], "FOLDER PROMPT"),

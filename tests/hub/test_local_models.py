@@ -126,6 +126,38 @@ def test_lm_studio_and_llama_cpp(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert find_stored("llamacpp:sub/x") == home / "named" / "sub" / "x.gguf"
 
 
+def test_lm_studio_may_have_moved(home: Path) -> None:
+    other, disk = home / "elsewhere", home / "disk" / "models"
+    put(home / ".lmstudio-home-pointer", f"{other}\n".encode())
+    put(other / "models" / "a" / "b" / "pointed.gguf", GGUF + b"1")
+    put(other / "settings.json", json.dumps({"downloadsFolder": str(disk)}).encode())
+    put(disk / "a" / "b" / "chosen.gguf", GGUF + b"2")
+    put(home / ".lmstudio" / "models" / "a" / "b" / "left.gguf", GGUF + b"3")
+    assert names(home) == ["lmstudio:a/b/chosen", "lmstudio:a/b/pointed", "lmstudio:a/b/left"]
+    for pointer, values in ((b"\xff\xfe", b"[1]"), (b"\n", b'{"downloadsFolder": 7}'), (b"\x00", b"{")):
+        put(home / ".lmstudio-home-pointer", pointer)
+        put(home / ".lmstudio" / "settings.json", values)
+        assert names(home) == ["lmstudio:a/b/left"]
+
+
+def test_parts_for_pictures_are_no_models(home: Path) -> None:
+    for name in ("mmproj-F16", "ggml-org_gemma-3-4b-it-GGUF_mmproj-model-f16", "Qwen2.5-VL-7B-mmproj-f16", "x.imatrix"):
+        put(home / ".cache" / "llama.cpp" / f"{name}.gguf", GGUF + name.encode())
+    put(home / ".cache" / "llama.cpp" / "summmprojects.gguf")
+    assert names(home) == ["llamacpp:summmprojects"]
+
+
+def test_ollamas_models_for_other_engines_say_so(home: Path) -> None:
+    root = home / ".ollama" / "models"
+    kinds = {"mlx": ["application/vnd.ollama.image.tensor"] * 2, "cloud": ["application/vnd.ollama.image.license"]}
+    for name, layers in kinds.items():
+        manifest = {"layers": [{"mediaType": kind, "digest": "sha256:" + "0" * 64, "size": 1} for kind in layers]}
+        put(root / "manifests" / LIBRARY / name / "latest", json.dumps(manifest).encode())
+    assert names(home) == ["ollama:mlx:latest"]
+    with pytest.raises(UnsupportedModelError, match=r"tensor by tensor .* pull a tag of it in GGUF"):
+        find_stored("ollama:mlx")
+
+
 def test_hugging_face_and_modelscope(home: Path) -> None:
     snapshot = home / ".cache/huggingface/hub/models--owner--tiny/snapshots/abc"
     put(snapshot.parents[1] / "refs" / "main", b"abc")

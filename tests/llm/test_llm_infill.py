@@ -37,7 +37,7 @@ def test_a_gap_is_filled_by_continuing_the_familys_prompt(llm: LLM) -> None:
     files = [NamedText("a.py", "x = 1")]
     prompt = require_infiller(llm.tokenizer).encode("def f(", "return x", files=files)
     plain = llm.generate(prompt, max_tokens=12, ignore_eos=True)
-    filled = llm.infill("def f(", "return x", files=files, max_tokens=12, ignore_eos=True)
+    filled = llm.infill("def f(", "return x", files=[("a.py", "x = 1")], max_tokens=12, ignore_eos=True)
     assert filled.token_ids == plain.token_ids
     assert filled.prompt_tokens == len(prompt)
     pieces = list(llm.infill_stream("def f(", "return x", files=files, max_tokens=12, ignore_eos=True))
@@ -65,6 +65,15 @@ def test_event_loops_fill_in_likewise(llm: LLM) -> None:
 def test_wrong_calls_are_refused(llm: LLM, home: Path) -> None:
     with pytest.raises(PromptTooLongError):
         llm.infill("a" * llm.context, "b")
+    for parts, files, said in (
+        ((b"a", "b"), (), "prefix: must be text, not bytes"),
+        (("a", None), (), "suffix: must be text, not NoneType"),
+        (("a", "b"), [("a.py",)], r"files\[0\]: must be a pair"),
+        (("a", "b"), [("a.py", "x"), "ab"], r"files\[1\]: must be a pair"),
+        (("a", "b"), [("a.py", 5)], r"files\[0\]: must be a pair"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            llm.infill(*parts, files=files)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="max_token"):
         llm.infill("a", "b", max_toknes=3)  # type: ignore[call-arg]
     folder = home / "plain"

@@ -166,7 +166,8 @@ def test_chinese_names_and_relations() -> None:
     reader = GraphReader(KnowledgeGraph([("鲁迅", "妻子", "许广平"), ("许广平", "籍贯", "广东番禺")]))
     assert reader.ask("鲁迅的妻子是谁？").entities == ("许广平",)
     assert reader.ask("鲁迅的妻子的籍贯是什么？").entities == ("广东番禺",)
-    assert not reader.ask("许广平的妻子是谁？").found
+    assert reader.ask("许广平的妻子是谁？").text == "图谱中没有：许广平的妻子。"
+    assert reader.ask("王小二的妻子是谁？").text == "图谱中没有：问题没有提到其中的实体。"
 
 
 def test_words_are_learned_from_questions(reader: GraphReader) -> None:
@@ -242,15 +243,25 @@ def test_wrong_parameters(reader: GraphReader) -> None:
 def test_rows_of_files(tmp_path: Path) -> None:
     csv_file, tsv_file = tmp_path / "a.csv", tmp_path / "a.tsv"
     csv_file.write_text('subject,relation,object\n"Berg, Bo",knows,"Anna\nLind"\nx,y\n,b,c\n\n', encoding="utf-8")
-    tsv_file.write_bytes(b'a\t"knows\tb\n\xff\xfe\tknows\tb\n' + b"a" * 600 + b"\tknows\tb\n")
+    wrong = b"\xff\xfe\tknows\tb\n" + b"a" * 600 + b"\tknows\tb\n"
+    tsv_file.write_bytes('a\t"knows\tb\né\tknows\tb\n'.encode() + wrong)
     found, errors = read_triples(csv_file)
     assert found == [("Berg, Bo", "knows", "Anna\nLind")]
     assert [(each.row, each.reason.partition(":")[0]) for each in errors] == [(3, "triple"), (4, "subject")]
     found, errors = read_triples(tsv_file)
-    assert found == [("a", '"knows', "b")]
+    assert found == [("a", '"knows', "b"), ("é", "knows", "b")]
     assert ["UTF-8" in errors[0].reason, "600 characters" in errors[1].reason] == [True, True]
     with pytest.raises(RequestError, match="cannot be read"):
         read_triples(tmp_path / "none.tsv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gb18030", "utf-16"])
+def test_tables_of_spreadsheets_are_triples(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "graph.csv"
+    path.write_bytes("主语,关系,宾语\r\n安溪镇,位于,蓝河\r\n陈立,建造,老桥\r\n".encode(encoding))
+    found, errors = read_triples(path)
+    assert [tuple(each) for each in found] == [("安溪镇", "位于", "蓝河"), ("陈立", "建造", "老桥")]
+    assert not errors
 
 
 def test_rdf(tmp_path: Path) -> None:

@@ -207,6 +207,26 @@ def test_a_run_in_slices_ends_like_a_whole_one(tmp_path: Path, masks: bool) -> N
 
 
 @pytest.mark.compare
+def test_training_starts_from_a_head(tmp_path: Path) -> None:
+    corpus, embedding = made_up()
+    recipe, path = Recipe(tokens=40, width=32, steps=10), tmp_path / "head.safetensors"
+    learned = train(corpus, embedding, embedding, recipe)
+    assert learned is not None
+    write_head(path, learned)
+    losses: dict[bool, list[float]] = {False: [], True: []}
+    again = Recipe(tokens=40, width=32, steps=1, masks=True, windows=4)
+    for starts, seen in losses.items():
+        start = path if starts else None
+        found = train(corpus, embedding, embedding, again, lambda _, loss: seen.append(loss), start=start)  # noqa: B023
+    assert found is not None
+    assert np.array_equal(found["tokens"], learned["tokens"])
+    assert found["masks"].shape == (MASKS, HIDDEN)  # which the first head has not
+    assert losses[True][0] < losses[False][0]
+    with pytest.raises(RequestError, match="40 tokens and a width of 32"):
+        train(corpus, embedding, embedding, Recipe(tokens=40, width=64, steps=1), start=path)
+
+
+@pytest.mark.compare
 def test_a_block_of_masks_is_learned() -> None:
     """Where the next token says all that follows, masks restore it; the seed of the language is what they see."""
     corpus, embedding = secretive()

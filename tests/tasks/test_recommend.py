@@ -14,7 +14,7 @@ from miaotui.errors import FieldError, ModelFormatError, ModelNotFoundError, Req
 from miaotui.tasks.recommend import Recommender, collaborative, fusion
 from miaotui.tasks.recommend.collaborative import EaseModel, matrix_of, neighbours_of, spectrum_of
 from miaotui.tasks.recommend.file import load_recommender, save_recommender
-from miaotui.tasks.recommend.log import merged, read_events
+from miaotui.tasks.recommend.log import checked_row, merged, read_events
 from miaotui.tasks.recommend.parts import ItemVectors, standard
 
 Rows = list[tuple[str, str, float, float]]
@@ -166,6 +166,19 @@ def test_the_order_of_rows_changes_nothing() -> None:
         assert names(turned.recommend(user)) == names(Recommender.fit(rows).recommend(user))
 
 
+@pytest.mark.parametrize(
+    "written", ["2024-03-01 09:30", "2024/3/1 9:30:00", "2024年3月1日 09:30", "2024-03-01T09:30:00Z"]
+)
+def test_dates_of_spreadsheets_are_times(written: str) -> None:
+    assert checked_row(("u", "i", written))[2] == 1_709_285_400
+
+
+@pytest.mark.parametrize("written", ["2024-13-01", "yesterday", "2024-3"])
+def test_what_is_no_date_is_named(written: str) -> None:
+    with pytest.raises(FieldError, match=f"time.*'{written}'"):
+        checked_row(("u", "i", written))
+
+
 def test_ease_is_the_closed_form() -> None:
     """The spectrum gives Steck's solution, from users' side and from items' side."""
     log = read_events(made_log())
@@ -180,8 +193,8 @@ def test_ease_is_the_closed_form() -> None:
         model = EaseModel.of(spectrum, 7.0)
         found = model.scores(history, dense[3][history].astype(np.float32))
         np.testing.assert_allclose(found[unseen], (dense[3] @ weights)[unseen], atol=2e-5)
-        effects = model.effects(int(unseen[0]), history, dense[3][history].astype(np.float32))
-        assert effects.sum() == pytest.approx(found[unseen[0]], abs=1e-4)
+        effects = model.effects(unseen, history, dense[3][history].astype(np.float32))
+        np.testing.assert_allclose(effects.sum(axis=1), found[unseen], atol=1e-4)
 
 
 def test_a_large_log_gets_its_leading_directions(monkeypatch: pytest.MonkeyPatch) -> None:

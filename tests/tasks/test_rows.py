@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.errors import RequestError
-from miaotui.tasks.rows import InputRow, RowFormat, RowReader, RowWriter, free_name, whole_rows
+from miaotui.tasks.rows import LABEL_COLUMNS, InputRow, RowFormat, RowReader, RowWriter, free_name, whole_rows
 
 ADDED = ("label", "probability", "error")
 
@@ -73,7 +73,7 @@ def test_columns_of_the_input_keep_their_names() -> None:
     assert out.getvalue() == 'text,label,predicted_label,probability,error\n"a,b",x,y,0.5,\n'
 
 
-texts = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=12), max_size=6)
+texts = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12), max_size=6)
 
 
 @given(texts=texts, form=st.sampled_from(["csv", "tsv", "jsonl"]), cut=st.integers(0, 400))
@@ -98,3 +98,72 @@ def test_an_output_is_continued_after_its_last_whole_row(
     else:
         read = list(csv.reader(io.StringIO(kept, newline=""), delimiter="\t" if form == "tsv" else ","))
         assert [row[0] for row in read[1:]] == texts[:done]
+
+
+TABLE = 'text,label\r\n"很好,下次再来",好\r\n"第一行\r\n第二行",差\r\n,好\r\n\r\n一般,\r\n'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TABLE.encode(),
+        b"\xef\xbb\xbf" + TABLE.encode(),
+        TABLE.encode("gb18030"),
+        TABLE.replace(",", "\t").replace("很好\t", "很好,").encode("utf-16"),
+        b"sep=;\r\n" + TABLE.replace(",", ";").replace("很好;", "很好,").encode(),
+        TABLE.replace("label\r", "label,,\r").replace("好\r", "好,,\r").encode(),
+    ],
+    ids=["plain", "marked", "gb18030", "utf-16 with tabs", "semicolons", "empty columns"],
+)
+def test_tables_of_spreadsheets_are_read_as_they_are(data: bytes) -> None:
+    found = rows_of(data, "csv")
+    assert [row.text for row in found] == ["很好,下次再来", "第一行\r\n第二行", None, "一般"]
+    assert found[0].fields == {"text": "很好,下次再来", "label": "好"}
+    assert str(found[2].error).endswith("the text is empty")
+
+
+def test_a_quote_that_is_not_closed_costs_one_row() -> None:
+    found = rows_of(b'text,label\n"open,a\ntwo,b\n"three",c\nfour,d\n"five,e\nsix,f\n', "csv")
+    assert [row.text for row in found] == [None, "two", "three", "four", None, "six"]
+    assert found[0].error == "line 2: a quote is opened here and not closed"
+    assert found[2].fields == {"text": "three", "label": "c"}
+
+
+def test_files_that_are_no_text_are_refused() -> None:
+    for data, wanted in (
+        (b"PK\x03\x04" + bytes(100), "Excel workbook"),
+        (b"\xd0\xcf\x11\xe0" + bytes(100), "old Excel"),
+        (bytes(range(256)) * 9, "is no text"),
+    ):
+        with pytest.raises(RequestError, match=wanted):
+            rows_of(data, "lines")
+    with pytest.raises(RequestError, match="one JSON array"):
+        rows_of(b' [{"text": "a"},\n{"text": "b"}]', "jsonl")
+
+
+def test_columns_with_usual_names_are_found_in_both_languages() -> None:
+    data = "序号,评论内容,标签\n1,很好,好\n".encode("gb18030")
+    reader = RowReader(io.BufferedReader(io.BytesIO(data)), "csv")  # type: ignore[arg-type]
+    assert (reader.text_column, reader.column("label", LABEL_COLUMNS, "--label-column")) == ("评论内容", "标签")
+    with pytest.raises(RequestError, match="no column 'kind'; name one with --label-column: 序号, 评论内容, 标签"):
+        reader.column("kind", LABEL_COLUMNS, "--label-column")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_what_is_no_character_is_written_as_a_replacement(form: RowFormat) -> None:
+    out = io.StringIO(newline="")
+    RowWriter(out, form, ["text"], ["label"]).write({"text": "a\udcffb\rc"}, {"label": "\ud800"})
+    written = out.getvalue().encode()  # raises for halves of characters
+    if form == "csv":
+        assert list(csv.reader(io.StringIO(written.decode(), newline=""))) == [["a\ufffdb\rc", "\ufffd"]]
+    else:
+        assert json.loads(written) == {"text": "a\ufffdb\rc", "label": "\ufffd"}
+
+
+def test_a_table_for_a_spreadsheet_begins_with_a_mark() -> None:
+    assert all(RowReader(io.BufferedReader(io.BytesIO(data)), "csv").marked for data in (  # type: ignore[arg-type]
+        b"\xef\xbb\xbftext\na\n", "text\n很好，下次再来\n".encode("gb18030")
+    ))  # fmt: skip
+    out = io.StringIO()
+    RowWriter(out, "csv", ["text"], ["label"], marked=True).begin()
+    assert out.getvalue() == "\ufefftext,label\n"

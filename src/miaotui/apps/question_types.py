@@ -26,6 +26,8 @@ _UNIT = "years?|months?|weeks?|days?|hours?|minutes?|seconds?|decades?|centur(?:
 class Kind(Enum):
     """Type of answer."""
 
+    __hash__ = object.__hash__  # members are single; by name each of many look-ups would run Python
+
     NUMBER = "number"
     PERCENT = "percent"
     MONEY = "money"

@@ -32,7 +32,7 @@ from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading import files
 from miaotui.text.chat import ChatEncoder, Message
 from miaotui.text.load import load_chat_template, load_tokenizer
-from miaotui.types import Progress
+from miaotui.types import Progress, token_ids
 
 LEAST_LOGITS = 64  # rows of a pass with logits: two blocks of the usual length
 
@@ -142,7 +142,7 @@ class MaskedLM(Closing):
         self, prompt: str | Sequence[int], options: DecodeOptions
     ) -> Iterator[tuple[str, MaskedCompletion | None]]:
         """Yield what each pass added to the text; the last one carries the whole answer."""
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
         if any(not 0 <= token < self.config.vocab_size for token in tokens):
             raise RequestError(f"token ids of this model are in [0, {self.config.vocab_size:,})")
         ends, stream = self.tokenizer.eos_ids, self.tokenizer.stream(start=False)

@@ -49,8 +49,8 @@ def fill_frame(
     not fit the context, and what the model raises.
     """
     parts = _parts(frame, mark)
-    counts = [max_tokens] * (len(parts) - 1) if isinstance(max_tokens, int) else list(max_tokens)
-    if len(counts) != len(parts) - 1 or min(counts) < 1:
+    counts = list(max_tokens) if isinstance(max_tokens, Sequence) else [max_tokens] * (len(parts) - 1)
+    if len(counts) != len(parts) - 1 or not all(isinstance(each, int) and each >= 1 for each in counts):
         raise FieldError("max_tokens", f"must be 1 or more, one number or one for each of {len(parts) - 1} gaps")
     if isinstance(model, MaskedLM):
         fills = _restored(parts, model, counts, DecodeOptions(**parameters))
@@ -67,7 +67,9 @@ def _parts(frame: str | Sequence[str], mark: str) -> list[str]:
             raise FieldError("mark", "must have a character")
         parts = frame.split(mark)
     else:
-        parts = list(frame)
+        parts = list(frame) if isinstance(frame, Sequence) else []
+        if not isinstance(frame, Sequence) or not all(isinstance(part, str) for part in parts):
+            raise FieldError("frame", "must be a text, or a list of its fixed parts, which are texts")
     if len(parts) < 2:
         raise RequestError(f"the frame has no gap: put {mark} where text is to be filled in")
     if len(parts) > MAX_GAPS + 1:

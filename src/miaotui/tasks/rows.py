@@ -8,21 +8,31 @@ breaks; an output is continued after its last whole row.
 from __future__ import annotations
 
 import csv
-import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from miaotui.errors import RequestError
-from miaotui.retrieval.ingest.repair import SAMPLE_BYTES, encoding_of
+from miaotui.retrieval.ingest.records import Record, RecordReader, TextFile
 
 RowFormat = Literal["csv", "tsv", "jsonl", "lines"]
-FORMATS: Mapping[str, RowFormat] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-TEXT_COLUMNS = ("text", "sentence", "content", "review", "query", "question", "title")
-MAX_FIELD_CHARACTERS = 1 << 20
-_SURROGATES = range(0xDC80, 0xDD00)  # bytes that are no text in the file's encoding
+FORMATS: Mapping[str, RowFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+TEXT_COLUMNS = (
+    *("text", "sentence", "content", "review", "query", "question", "title"),
+    *("文本", "内容", "正文", "句子", "评论", "评论内容", "评价", "评价内容", "问题", "标题"),
+)
+LABEL_COLUMNS = ("label", "category", "class", "intent", "sentiment", "标签", "类别", "分类", "意图", "情感")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no text in the file's encoding
 
 
 @dataclass(frozen=True)
@@ -35,63 +45,71 @@ class InputRow:
 
 
 class RowReader:
-    """Rows of a file. ``columns`` are its columns; ``text_column`` is the one that holds the texts."""
+    """Rows of a file. ``columns`` are its columns; ``text_column`` is the one that holds the texts.
 
-    def __init__(self, file: IO[bytes], form: RowFormat, text_column: str | None = None, name: str = "input") -> None:
-        sample = file.peek(SAMPLE_BYTES)[:SAMPLE_BYTES] if isinstance(file, io.BufferedReader) else b""
-        encoding = "utf-8-sig" if _is_mostly_utf8(sample) else encoding_of(sample)
-        self.form, self.name = form, name
-        self._stream = io.TextIOWrapper(file, encoding, "surrogateescape", newline="")
-        self._csv: Any = None
+    ``text_column`` may name several, of which the first that is there holds. ``marked``: a program such as Excel wrote
+    the file and expects a mark at the beginning of what it reads.
+    """
+
+    def __init__(
+        self, file: IO[bytes], form: RowFormat, text_column: str | Sequence[str] | None = None, name: str = "input"
+    ) -> None:
+        text = TextFile(file, name)
+        self.form, self.name, self.marked = form, name, text.marked
+        self._stream, self._encoding = text.stream, text.encoding_name
+        self._records: RecordReader | None = None
         self.columns: list[str] = ["text"]
         if form in ("csv", "tsv"):
-            csv.field_size_limit(MAX_FIELD_CHARACTERS)
-            self._csv = csv.reader(self._stream, delimiter="\t" if form == "tsv" else ",", strict=False)
-            self.columns = next(self._csv, [])
-            if len(set(self.columns)) < len(self.columns) or not any(self.columns):
-                raise RequestError(f"{name} must begin with a row of column names, each there once")
+            self._records = RecordReader(text, "\t" if form == "tsv" else ",")
+            self.columns = _named(next(iter(self._records), None), name)
+            self._records.width = len(self.columns)
+        elif form == "jsonl" and text.sample.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            raise RequestError(f"{name} is one JSON array: write each of its objects in a line of its own (.jsonl)")
         self.text_column = self._text_column(text_column)
 
     def __iter__(self) -> Iterator[InputRow]:
-        if self._csv is not None:
-            yield from self._csv_rows()
+        if self._records is not None:
+            yield from map(self._table_row, self._records)
         else:
             for number, line in enumerate(self._stream, 1):
                 stripped = line.rstrip("\r\n")
-                yield self._json_row(stripped, number) if self.form == "jsonl" else self._plain_row(stripped, number)
+                if self.form != "jsonl":
+                    yield self._checked({"text": stripped}, stripped, number)
+                elif stripped.strip():
+                    yield self._json_row(stripped, number)
 
-    def _text_column(self, wanted: str | None) -> str:
-        if self.form == "jsonl":
-            return wanted or "text"
-        if wanted is not None:
-            if wanted not in self.columns:
-                raise RequestError(f"{self.name} has no column {wanted!r}; it has: {', '.join(self.columns)}")
+    def column(self, wanted: str, usual: Sequence[str], option: str) -> str:
+        """Return the column that ``option`` names; if it is not there, the only one of the ``usual`` ones that is.
+
+        JSON lines have no columns, so that ``wanted`` holds. Raises `RequestError`.
+        """
+        if self.form == "jsonl" or wanted in self.columns:
             return wanted
-        known = next((name for name in TEXT_COLUMNS if name in self.columns), None)
+        others = [name for name in self.columns if name in usual and name != self.text_column]
+        if wanted not in usual or len(others) != 1:
+            has = ", ".join(self.columns)
+            raise RequestError(f"{self.name} has no column {wanted!r}; name one with {option}: {has}")
+        return others[0]
+
+    def _text_column(self, wanted: str | Sequence[str] | None) -> str:
+        several = [wanted] if isinstance(wanted, str) else list(wanted or ())
+        if self.form == "jsonl":
+            return several[0] if several else "text"
+        known = next((name for name in several or TEXT_COLUMNS if name in self.columns), None)
+        if known is None and several:
+            raise RequestError(f"{self.name} has no column {several[0]!r}; it has: {', '.join(self.columns)}")
         if known is None and len(self.columns) > 1:
             raise RequestError(f"name the column of the texts (--text-column): {', '.join(self.columns)}")
         return known or self.columns[0]
 
-    def _csv_rows(self) -> Iterator[InputRow]:
-        while True:
-            try:
-                row = next(self._csv, None)
-            except csv.Error as error:
-                raise RequestError(f"{self.name}, line {self._csv.line_num}: {error}") from error
-            if row is None:
-                return
-            if not row:
-                continue
-            number = self._csv.line_num
-            fields = dict(zip(self.columns, row, strict=False))
-            if len(row) != len(self.columns):
-                wrong = f"line {number}: has {len(row)} fields, and the first row names {len(self.columns)} columns"
-                yield InputRow(fields, None, wrong)
-            else:
-                yield self._checked(fields, fields[self.text_column], number)
-
-    def _plain_row(self, line: str, number: int) -> InputRow:
-        return self._checked({"text": line}, line, number)
+    def _table_row(self, record: Record) -> InputRow:
+        fields = dict(zip(self.columns, record.fields, strict=False))
+        if record.error is not None:
+            return InputRow(fields, None, record.error)
+        if len(record.fields) != len(self.columns):
+            wrong = f"has {len(record.fields)} fields, and the first row names {len(self.columns)} columns"
+            return InputRow(fields, None, f"line {record.line}: {wrong}")
+        return self._checked(fields, fields[self.text_column], record.line)
 
     def _json_row(self, line: str, number: int) -> InputRow:
         try:
@@ -109,35 +127,62 @@ class RowReader:
         return self._checked(value, value[self.text_column], number)
 
     def _checked(self, fields: Mapping[str, Any], text: str, number: int) -> InputRow:
-        if any(ord(character) in _SURROGATES for character in text):
-            return InputRow(fields, None, f"line {number}: is not valid {self._stream.encoding}: convert it first")
+        if _ESCAPED.search(text):
+            return InputRow(fields, None, f"line {number}: is not valid {self._encoding}: convert it first")
+        if _SURROGATES.search(text):
+            return InputRow(fields, None, f"line {number}: a character is cut in half")
         if not text.strip():
             return InputRow(fields, None, f"line {number}: the text is empty")
         return InputRow(fields, text)
 
 
-class RowWriter:
-    """Writes rows with added columns, as CSV, TSV or JSON lines; lines become CSV."""
+def _named(first: Record | None, name: str) -> list[str]:
+    """Return the names of columns in a first record; columns without one are numbered. Raises `RequestError`."""
+    names = [each.strip() for each in first.fields] if first is not None else []
+    while names and not names[-1]:
+        names.pop()
+    names = [each or f"column {number}" for number, each in enumerate(names, 1)]
+    if not names or len(set(names)) < len(names):
+        raise RequestError(f"{name} must begin with a row of column names, each there once")
+    return names
 
-    def __init__(self, file: IO[str], form: RowFormat, columns: Sequence[str], added: Sequence[str]) -> None:
-        self._file, self._form = file, form
+
+class RowWriter:
+    """Writes rows with added columns, as CSV, TSV or JSON lines; lines become CSV.
+
+    ``marked``: a table begins with the mark by which Excel knows UTF-8. What is no character becomes U+FFFD.
+    """
+
+    def __init__(
+        self, file: IO[str], form: RowFormat, columns: Sequence[str], added: Sequence[str], *, marked: bool = False
+    ) -> None:
+        self._file, self._form, self._marked = file, form, marked
         self.names = {name: free_name(name, columns) for name in added}
         self.columns = [*columns, *self.names.values()]
         delimiter = "\t" if form == "tsv" else ","
         self._csv = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        self._quoted = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def begin(self) -> None:
         """Write the row of column names, which JSON lines do without."""
         if self._form != "jsonl":
+            self._file.write("\ufeff" if self._marked else "")
             self._csv.writerow(self.columns)
 
     def write(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> None:
         """Write one row."""
         whole = {**fields, **{self.names[name]: value for name, value in added.items()}}
         if self._form == "jsonl":
-            self._file.write(json.dumps(whole, ensure_ascii=False) + "\n")
+            self._file.write(_whole(json.dumps(whole, ensure_ascii=False)) + "\n")
         else:
-            self._csv.writerow(["" if whole.get(name) is None else whole[name] for name in self.columns])
+            row = ["" if whole.get(name) is None else _whole(str(whole[name])) for name in self.columns]
+            # The library leaves a lone carriage return unquoted, which ends a row for every reader.
+            (self._quoted if any("\r" in each for each in row) else self._csv).writerow(row)
+
+
+def _whole(text: str) -> str:
+    """Return a text that can be written: halves of characters become U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
 
 
 def free_name(name: str, columns: Sequence[str]) -> str:
@@ -172,20 +217,6 @@ def whole_rows(path: Path, form: RowFormat) -> tuple[int, int]:
 def _is_open(lines: Sequence[str]) -> bool:
     """Return whether a quoted field goes on after these lines."""
     return sum(line.count('"') for line in lines) % 2 == 1
-
-
-def _is_mostly_utf8(sample: bytes) -> bool:
-    """Return whether most lines that are not plain ASCII are UTF-8; the others are wrong rows of such a file."""
-    lines = [line for line in sample.split(b"\n")[:-1] or [sample] if not line.isascii()]
-    return 2 * sum(map(_is_utf8, lines)) >= len(lines)
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def format_of(path: Path) -> RowFormat:

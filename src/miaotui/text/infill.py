@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from miaotui.errors import PromptTooLongError, RequestError
+from miaotui.errors import FieldError, PromptTooLongError, RequestError
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 _MARK = "\u263a"  # before a text that continues another one, so that no tokenizer puts a space there
@@ -24,6 +24,17 @@ class NamedText(NamedTuple):
 
     name: str
     text: str
+
+
+def named_texts(files: Sequence[tuple[str, str]]) -> list[NamedText]:
+    """Return (name, text) pairs as named texts. Raises `FieldError` for what is no such pair."""
+    found: list[NamedText] = []
+    for number, pair in enumerate(files):
+        parts = () if isinstance(pair, str) else tuple(pair)
+        if len(parts) != len(NamedText._fields) or not all(isinstance(part, str) for part in parts):
+            raise FieldError(f"files[{number}]", "must be a pair of texts: the file's name, and what is in it")
+        found.append(NamedText(*parts))
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 
 import miaotui
 from miaotui.cli import main
+from miaotui.cli.tasks.lists import listed
 from tiny_encoder_models import make_encoder_folder
 from tiny_models import make_tiny_folder
 
@@ -156,3 +157,35 @@ def test_groups_and_likeness_of_a_file(encoder: Path, files: Path, capsys: pytes
     assert rows[0]["nearest_text"] == "the cat"
     assert main(["group", str(files / "in.csv"), "--groups", "9", *model]) == 1
     assert "groups: must be a whole number from 1 to 3" in capsys.readouterr().err
+
+
+def test_a_table_from_a_spreadsheet_in_chinese(classify: Classify, tmp_path: Path) -> None:
+    """GB 18030 in, its own column names, empty columns; out with the mark by which a spreadsheet knows UTF-8."""
+    table = "评论,标签,,\r\nthe cat sat,动物,,\r\na cat,动物,,\r\nping,游戏,,\r\npong,游戏,,\r\n,动物,,\r\n"
+    (tmp_path / "examples.csv").write_bytes(table.encode("gb18030"))
+    (tmp_path / "in.csv").write_bytes("编号,评论\r\n一,a cat\r\n二,\r\n".encode("gb18030"))
+    assert classify(tmp_path / "in.csv", "--examples", tmp_path / "examples.csv", "--output", tmp_path / "out.csv") == 0
+    assert (tmp_path / "out.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [(row["编号"], row["label"]) for row in rows] == [("一", "动物"), ("二", "")]
+    assert rows[1]["error"] == "line 3: the text is empty"
+    words = ("--examples", tmp_path / "examples.csv", "--output", tmp_path / "out.csv", "--resume")
+    assert classify(tmp_path / "in.csv", *words) == 0
+    assert len((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "wrong"),
+    [("", "empty name"), ("a,,b", "empty name"), ("好，坏、好", "'好' twice"), ("a,b,a", "'a' twice")],
+)
+def test_wrong_lists_of_labels_are_named(
+    classify: Classify, files: Path, capsys: pytest.CaptureFixture[str], labels: str, wrong: str
+) -> None:
+    assert classify(files / "in.csv", "--labels", labels) == 1
+    assert wrong in capsys.readouterr().err
+
+
+def test_a_chinese_comma_divides_what_has_no_other_one() -> None:
+    assert listed("好，坏、一般") == ["好", "坏", "一般"]
+    assert listed("好=又好，又便宜,坏") == ["好=又好，又便宜", "坏"]
+    assert listed(None) == []

@@ -235,6 +235,9 @@ def test_a_dropped_model_gives_everything_back(tmp_path: Path) -> None:
 
 
 def test_wrong_calls_are_refused(model: MaskedLM, tmp_path: Path) -> None:
+    for prompt in (None, b"abc", [1.5], 7):
+        with pytest.raises(RequestError, match="a prompt must be text or token ids"):
+            model.generate(prompt)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="no mask"):
         model.restore([1, 2, 3])
     with pytest.raises(PromptTooLongError, match="context"):

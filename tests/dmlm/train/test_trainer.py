@@ -51,13 +51,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(masks: str, corpus: TextCorpu
         assert np.array_equal(values, second.weights()[name]), name
 
 
-@pytest.mark.parametrize("block", [0, 8])
-def test_training_lowers_the_bound_and_the_engine_equals_torch(block: int, corpus: TextCorpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("block", "precision"), [(0, "f32"), (8, "bf16")])
+def test_training_lowers_the_bound_and_the_engine_equals_torch(
+    block: int, precision: str, corpus: TextCorpus, tmp_path: Path
+) -> None:
     import torch  # noqa: PLC0415
 
     from miaotui.dmlm.train.trainer import Trainer  # noqa: PLC0415
 
-    trainer = Trainer(dataclasses.replace(RECIPE, block=block), corpus)
+    trainer = Trainer(dataclasses.replace(RECIPE, block=block, precision=precision), corpus)
     before = trainer.bound(2)
     assert before == pytest.approx(np.log(corpus.vocab_size), rel=0.1)  # nothing is known yet
     list(trainer.steps())

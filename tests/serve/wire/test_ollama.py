@@ -142,6 +142,21 @@ def test_a_thought_comes_apart(tmp_path: Path) -> None:
         assert without.message.content
 
 
+def test_log_probabilities_are_those_of_openais_route(server: Serving, client: ollama.Client) -> None:
+    expected = openai(server, logprobs=True, top_logprobs=2, top_p=0.9)["choices"][0]["logprobs"]["content"]
+    wanted: dict[str, Any] = {"options": GREEDY, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat("tiny", QUESTION, **wanted).logprobs or ()
+    pieces = [each for line in client.chat("tiny", QUESTION, stream=True, **wanted) for each in line.logprobs or ()]
+    for found in (whole, pieces):
+        assert [(each.token, each.logprob) for each in found] == [(each["token"], each["logprob"]) for each in expected]
+        assert [len(each.top_logprobs or ()) for each in found] == [2] * len(expected)
+    assert client.chat("tiny", QUESTION, options=GREEDY).logprobs is None
+    alone = client.generate("tiny", "hello", options=GREEDY, logprobs=True)
+    assert len(alone.logprobs or ()) == alone.eval_count
+    with pytest.raises(ollama.ResponseError, match=r"top_logprobs.*needs logprobs"):
+        client.chat("tiny", QUESTION, top_logprobs=2)
+
+
 def test_vectors_have_length_1(server: Serving, client: ollama.Client) -> None:
     found = client.embed("embedder", ["hello", "the word"])
     assert len(found.embeddings) == 2

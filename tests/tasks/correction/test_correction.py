@@ -50,6 +50,24 @@ def test_candidates_hold_what_is_right(wrong: str, right: str) -> None:
     assert wrong not in found
 
 
+@pytest.mark.parametrize(
+    ("wrong", "left_out"),
+    [
+        ("He is more taller", "He is taller"),
+        ("the most biggest one", "the biggest one"),
+        ("It is more better", "It is better"),
+        ("I need more water", None),
+        ("That very morning", None),
+        ("What a strange idea that was", None),
+    ],
+)
+def test_words_are_left_out_only_where_they_are_said_twice(wrong: str, left_out: str | None) -> None:
+    known = {word: rank for rank, word in enumerate(["tall", "big", "better", "water", "morning", "idea"])}
+    shorter = [each.applied(wrong) for each in english_candidates(wrong, known) if not each.text]
+    assert shorter == ([] if left_out is None else [left_out])
+    assert not [each for each in chinese_candidates("是她发现的了", lambda _: False) if not each.text]
+
+
 def test_names_and_words_with_a_candidate_keep_their_case() -> None:
     found = {each.text for each in english_candidates("WALKD and Recieve", KNOWN)}
     assert "WALK" in found
@@ -70,7 +88,7 @@ def test_characters_are_exchanged_where_they_form_words() -> None:
         each.applied("今天的天汽真好") for each in chinese_candidates("今天的天汽真好", is_word)
     ]
     assert "跑得快" in [each.applied("跑的快") for each in chinese_candidates("跑的快", lambda _: False)]
-    assert EditCandidate(0, 1, "", 1.5) in chinese_candidates("的的", lambda _: False)
+    assert EditCandidate(0, 1, "", 2.5) in chinese_candidates("的的", lambda _: False)
     assert not chinese_candidates("abc, 12", is_word)
 
 

@@ -69,6 +69,12 @@ def test_a_masked_model_restores_all_gaps_together(masked: MaskedLM) -> None:
 
 
 def test_a_frame_without_a_gap_and_counts_that_do_not_fit_are_refused(llm: LLM, masked: MaskedLM) -> None:
+    for frame in (None, 5, ["a", 5], [b"a", b"b"]):
+        with pytest.raises(RequestError, match="frame: must be a text"):
+            fill_frame(frame, llm)  # type: ignore[arg-type]
+    for counts in (0, 2.5, [1, "2"], [1, 2, 3]):
+        with pytest.raises(RequestError, match="max_tokens: must be 1 or more"):
+            fill_frame("a [MASK] b [MASK]", llm, max_tokens=counts)  # type: ignore[arg-type]
     for model in (llm, masked):
         with pytest.raises(RequestError, match="no gap"):
             fill_frame("nothing to do", model)

@@ -96,31 +96,63 @@ class SentenceWords:
         return numbers
 
 
-def score(
-    asked: QuestionWords, sentence: SentenceWords, first: int, last: int, text: str, best: float, *, chinese: bool
-) -> float:
-    """Return how well words ``first`` to ``last`` answer; ``best`` is the support of the best sentence."""
-    language = "zh" if chinese else "en"
-    weights = _weights()[language if sentence.meaning is None else f"{language}-meaning"]
-    total = 0.0
-    for name, value in features(asked, sentence, first, last, text, best):
-        weight = weights.get(name)
-        if weight is not None:
-            total += weight * value
-    if best < FEW_WORDS and (sentence.meaning or 0.0) >= 1.0:  # a customer's words are not the document's
-        total += MEANING_WEIGHT
-    if chinese or asked.kind not in _EXACT or not _unfit(asked, sentence.words[first : last + 1]):
+class SpanScorer:
+    """Scores of the spans of one sentence; ``best`` is the support of the best sentence.
+
+    What depends on the sentence alone, on one border of a span or on its clauses is added up once.
+    """
+
+    def __init__(self, asked: QuestionWords, sentence: SentenceWords, best: float, *, chinese: bool) -> None:
+        self._asked, self._sentence = asked, sentence
+        language = "zh" if chinese else "en"
+        self._weights = _weights()[language if sentence.meaning is None else f"{language}-meaning"]
+        self._base = self._sum(_of_sentence(asked, sentence, best))
+        if best < FEW_WORDS and (sentence.meaning or 0.0) >= 1.0:  # a customer's words are not the document's
+            self._base += MEANING_WEIGHT
+        self._has_form = not chinese and asked.kind in _EXACT
+        self._borders: dict[tuple[int, int], float] = {}
+        self._clauses: dict[tuple[int, int], float] = {}
+
+    def score(self, first: int, last: int, text: str) -> float:
+        """Return how well words ``first`` to ``last`` answer."""
+        asked, sentence = self._asked, self._sentence
+        total = self._base + self._sum(_of_span(asked, sentence, first, last, text))
+        for border in ((first - 1, -1), (last + 1, 1)):
+            found = self._borders.get(border)
+            if found is None:
+                found = self._borders[border] = self._sum(_beside(asked, sentence, *border))
+            total += found
+        clauses = (sentence.clauses[first], sentence.clauses[last])
+        found = self._clauses.get(clauses)
+        if found is None:
+            found = self._clauses[clauses] = self._sum(_clause(asked, sentence, first, last))
+        total += found
+        if self._has_form and _unfit(asked, sentence.words[first : last + 1]):
+            total -= UNFIT_COST
         return total
-    return total - UNFIT_COST
+
+    def _sum(self, found: Iterator[tuple[str, float]]) -> float:
+        total, weights = 0.0, self._weights
+        for name, value in found:
+            weight = weights.get(name)
+            if weight is not None:
+                total += weight * value
+        return total
 
 
 def features(
     asked: QuestionWords, sentence: SentenceWords, first: int, last: int, text: str, best: float
 ) -> Iterator[tuple[str, float]]:
     """Yield (name, value) of the features that are not zero."""
-    each = sentence.words
-    chosen = each[first : last + 1]
-    yield "form", fit(asked.kind, text, tags_of(chosen))
+    yield from _of_sentence(asked, sentence, best)
+    yield from _of_span(asked, sentence, first, last, text)
+    yield from _beside(asked, sentence, first - 1, -1)
+    yield from _beside(asked, sentence, last + 1, 1)
+    yield from _clause(asked, sentence, first, last)
+
+
+def _of_sentence(asked: QuestionWords, sentence: SentenceWords, best: float) -> Iterator[tuple[str, float]]:
+    """Yield what all spans of a sentence have in common."""
     yield "support", sentence.support
     yield "relative", sentence.support / (best or 1.0)
     if sentence.support >= best:
@@ -131,24 +163,31 @@ def features(
         yield "meaning", sentence.meaning
         if sentence.meaning >= 1.0:
             yield "meaning_best", 1.0
+    yield f"passage_{min(sentence.passage, 2)}", 1.0
+
+
+def _of_span(
+    asked: QuestionWords, sentence: SentenceWords, first: int, last: int, text: str
+) -> Iterator[tuple[str, float]]:
+    """Yield what depends on both borders of a span, or on its words."""
+    each = sentence.words
+    chosen = each[first : last + 1]
+    yield "form", fit(asked.kind, text, tags_of(chosen))
     yield from _overlap(asked, chosen)
     yield from _nearness(asked, sentence, first, last)
     before = each[first - 1] if first else None
     after = each[last + 1] if last + 1 < len(each) else None
     yield from _borders(asked, chosen, before, after)
     yield from _shape(asked, chosen, text)
-    yield from _beside(asked, sentence, first, last)
     yield from _inside(asked, chosen)
     yield from frame_features(asked.frame, each, first, last)
     yield from _crossed(asked, chosen, before, after)
-    yield from _clause(asked, sentence, first, last)
     yield from _rarity(asked, chosen)
     unfit = _unfit(asked, chosen) if asked.kind in TYPED else 0
     if unfit:
         yield f"{asked.kind_name}_unfit", unfit / len(chosen)
         yield f"{asked.kind_name}_unfit_any", 1.0
     yield "place", first / max(1, len(each))
-    yield f"passage_{min(sentence.passage, 2)}", 1.0
 
 
 def tags_of(chosen: Sequence[Word]) -> frozenset[str]:
@@ -162,26 +201,27 @@ def _weights() -> Mapping[str, Mapping[str, float]]:
     return found
 
 
-def _beside(asked: QuestionWords, sentence: SentenceWords, first: int, last: int) -> Iterator[tuple[str, float]]:
-    """Yield which words stand next to the span, and how much of the question the next word of content has."""
-    each = sentence.words
-    for side, place, step in (("before", first - 1, -1), ("after", last + 1, 1)):
-        if not 0 <= place < len(each):
-            continue
-        word = each[place]
-        if word.tag == "en":
-            if word.is_function or word.is_punctuation:
-                yield f"{side}={word.lower}", 1.0
-        else:
-            yield f"{side}_tag={word.tag}", 1.0
-            if word.text in _HAN_BESIDE:
-                yield f"{side}={word.text}", 1.0
-        if word.is_number:
-            yield f"{side}_digit", 1.0
-        content = next((other.term for other in each[place::step] if other.term), "")
-        if content in asked.terms:
-            yield f"{side}_asked", 1.0
-            yield f"{side}_asked_weight", asked.terms[content] / asked.total
+def _beside(asked: QuestionWords, sentence: SentenceWords, place: int, step: int) -> Iterator[tuple[str, float]]:
+    """Yield which word stands next to a span, before it (``step`` -1) or after it (1), and how much of the question
+    the next word of content has.
+    """
+    each, side = sentence.words, "before" if step < 0 else "after"
+    if not 0 <= place < len(each):
+        return
+    word = each[place]
+    if word.tag == "en":
+        if word.is_function or word.is_punctuation:
+            yield f"{side}={word.lower}", 1.0
+    else:
+        yield f"{side}_tag={word.tag}", 1.0
+        if word.text in _HAN_BESIDE:
+            yield f"{side}={word.text}", 1.0
+    if word.is_number:
+        yield f"{side}_digit", 1.0
+    content = next((other.term for other in each[place::step] if other.term), "")
+    if content in asked.terms:
+        yield f"{side}_asked", 1.0
+        yield f"{side}_asked_weight", asked.terms[content] / asked.total
 
 
 def _inside(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from miaotui.apps.question_types import TYPED, fit, focus_of, kind_of
 from miaotui.apps.segmentation import Word, terms_of, words
 from miaotui.apps.spans.candidates import candidates
-from miaotui.apps.spans.features import QuestionWords, SentenceWords, score, tags_of
+from miaotui.apps.spans.features import QuestionWords, SentenceWords, SpanScorer, tags_of
 from miaotui.apps.spans.frames import frame_of
 from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.sentences import sentences
@@ -194,11 +194,12 @@ def _spans(asked: QuestionWords, sentence: SentenceWords, passages: Sequence[str
     place = (sentence.start, sentence.end)
     shares = sum(asked.terms[term] for term in sentence.matched) >= LEAST_SHARED * asked.total
     may_answer = shares and asked.kind in TYPED
+    scorer = SpanScorer(asked, sentence, most, chinese=chinese)
     for first, last in candidates(sentence.words, asked.kind):
         chosen = sentence.words[first : last + 1]
         start, end = bounds_of(text, chosen)
         part = text[start:end]
-        points = score(asked, sentence, first, last, part, most, chinese=chinese)
+        points = scorer.score(first, last, part)
         is_answer = may_answer and fit(asked.kind, part, tags_of(chosen)) >= 1.0
         repeats = all(word.term in asked.terms for word in chosen if word.term)
         yield Span(sentence.passage, start, end, part, place, sentence.support, points, is_answer, repeats)

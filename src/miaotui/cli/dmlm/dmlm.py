@@ -50,6 +50,8 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     from miaotui.dmlm.train.trainer import Trainer
     from miaotui.training.torch_loading import use_threads
 
+    if not words:
+        raise RequestError("say which texts: miaotui dmlm train TEXT... --out FOLDER")
     if parsed.out is None:
         raise RequestError("say where the model shall lie: miaotui dmlm train TEXT... --out FOLDER")
     folder = Path(parsed.out)

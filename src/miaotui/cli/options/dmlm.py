@@ -12,6 +12,7 @@ from miaotui.cli.options.serve import whole
 ACTIONS = ("train", "write", "fill", "correct")
 MASKS = ("random", "fixed", "spans", "words", "pmi", "adaptive")
 SCHEDULES = ("log-linear", "linear", "cosine", "clipped", "bert")
+PRECISIONS = ("f32", "bf16")
 FILL_TOP = 5
 
 
@@ -30,6 +31,8 @@ def dmlm_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=whole(1), metavar="N", help="texts of a step (default: 16)")
     add("--length", type=whole(1), metavar="N", help="tokens of a text (default: 128)")
     add("--rate", type=float, metavar="X", help="the highest learning rate (default: 0.002)")
+    about = "of products: f32, or bf16, which takes less time where the processor has it (default: f32)"
+    add("--precision", choices=PRECISIONS, metavar="|".join(PRECISIONS), help=about)
     add("--seed", type=whole(0), metavar="N", help="equal seeds and texts give equal models (default: 0)")
     add("--save-every", type=whole(1), metavar="N", default=200, help="steps between checkpoints (default: 200)")
     masks = parser.add_argument_group("masks")

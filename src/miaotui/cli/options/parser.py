@@ -303,7 +303,6 @@ def _sampling_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-_WORDS = range(2, 10_000)  # an action, a name, and what the action takes
 COMMANDS = (
     Command("run", "answer one prompt and exit", "[MODEL] PROMPT", range(1, 3), _run_options),
     Command("chat", "talk with a model", "[MODEL]", range(2), _chat_options),
@@ -371,7 +370,7 @@ COMMANDS = (
         "dmlm",
         "train masked language models, write with them, fill masks, correct texts",
         "ACTION [...]",
-        _WORDS,
+        range(1, 10_000),
         dmlm_options,
         "dmlm",
     ),

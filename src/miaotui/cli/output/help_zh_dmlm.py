@@ -23,6 +23,9 @@ DMLM_HELP = {
     "texts of a step (default: 16)": "每步的文本数（默认：16）",
     "tokens of a text (default: 128)": "每段文本的词元数（默认：128）",
     "the highest learning rate (default: 0.002)": "最高学习率（默认：0.002）",
+    "of products: f32, or bf16, which takes less time where the processor has it (default: f32)": (
+        "乘积的精度：f32，或在处理器支持时更快的 bf16（默认：f32）"
+    ),
     "equal seeds and texts give equal models (default: 0)": "相同的种子与文本得到相同的模型（默认：0）",
     "steps between checkpoints (default: 200)": "两个检查点之间的步数（默认：200）",
     "masks": "掩码",

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
+from miaotui.cli.tasks.lists import listed
 from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
-from miaotui.tasks.rows import InputRow, RowReader, format_of
+from miaotui.tasks.rows import LABEL_COLUMNS, InputRow, RowReader, format_of
 
 if TYPE_CHECKING:
     from miaotui.tasks.result import TaskResult
@@ -64,8 +65,12 @@ def _engine(parsed: argparse.Namespace) -> str | None:
             raise RequestError(messages.NO_ENGINE())
         return None
     rows = [] if parsed.examples is None else _examples(parsed)
-    pairs = [(row.text or "", str(row.fields.get(parsed.label_column) or "")) for row in rows]
-    labels = list(labels_of(parsed.labels)) if parsed.labels else list(dict.fromkeys(label for _, label in pairs))
+    pairs = [(row.text or "", label) for row, label in rows]
+    labels = (
+        list(labels_of(parsed.labels))
+        if parsed.labels is not None
+        else list(dict.fromkeys(label for _, label in pairs))
+    )
     choice = engine_for([], labels, pairs, model=parsed.model if parsed.engine is None else None, engine=parsed.engine)
     if parsed.explain:
         print(printable("\n".join(choice.lines())), file=sys.stderr)
@@ -78,7 +83,7 @@ def _by_logits(parsed: argparse.Namespace) -> Iterator[Answer]:
     from miaotui.tasks.decisions.decider import Decider
     from miaotui.tasks.writing.open import opened_llm
 
-    labels = labels_of(parsed.labels) if parsed.labels else _names_of_examples(parsed)
+    labels = labels_of(parsed.labels) if parsed.labels is not None else _names_of_examples(parsed)
     if parsed.save is not None:
         raise RequestError(messages.NO_HEAD())
     with opened_llm(parsed.model or DECISION_MODEL) as llm:
@@ -106,7 +111,7 @@ def _by_encoder(parsed: argparse.Namespace, engine: str | None) -> Iterator[Answ
         elif parsed.examples is not None and engine != "similarity":
             classifier = _fitted(parsed, kind, encoder)
         elif parsed.labels is not None or parsed.examples is not None:
-            labels = labels_of(parsed.labels) if parsed.labels else _names_of_examples(parsed)
+            labels = labels_of(parsed.labels) if parsed.labels is not None else _names_of_examples(parsed)
             classifier = kind.from_names(encoder, labels, template=parsed.template)
         else:
             classifier = SentimentClassifier.untrained(encoder)
@@ -122,19 +127,20 @@ def _by_encoder(parsed: argparse.Namespace, engine: str | None) -> Iterator[Answ
 
 
 def _names_of_examples(parsed: argparse.Namespace) -> list[str]:
-    labels = (str(row.fields.get(parsed.label_column) or "") for row in _examples(parsed))
-    return list(dict.fromkeys(label for label in labels if label.strip()))
+    return list(dict.fromkeys(label for _, label in _examples(parsed) if label))
 
 
-def _examples(parsed: argparse.Namespace) -> list[InputRow]:
-    """Return the rows of the file of examples. Raises `RequestError`."""
+def _examples(parsed: argparse.Namespace) -> list[tuple[InputRow, str]]:
+    """Return the rows of the file of examples with their labels, "" where there is none. Raises `RequestError`."""
     path = Path(parsed.examples)
     try:
         with path.open("rb", buffering=1 << 18) as file:
             form = format_of(path)
             if form == "lines":
                 raise RequestError(f"{path} must be .csv, .tsv or .jsonl with columns for texts and labels")
-            return list(RowReader(file, form, parsed.text_column, str(path)))
+            reader = RowReader(file, form, parsed.text_column, str(path))
+            column = reader.column(parsed.label_column, LABEL_COLUMNS, "--label-column")
+            return [(row, str(row.fields.get(column) or "").strip()) for row in reader]
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -142,19 +148,19 @@ def _examples(parsed: argparse.Namespace) -> list[InputRow]:
 def _fitted(parsed: argparse.Namespace, kind: Any, encoder: Any) -> Any:
     """Fit a classifier to a file of examples; rows that are left out are reported on standard error."""
     path, rows = Path(parsed.examples), _examples(parsed)
-    classifier = kind.fit(
-        encoder, [row.text or "" for row in rows], [str(row.fields.get(parsed.label_column) or "") for row in rows]
-    )
+    classifier = kind.fit(encoder, [row.text or "" for row, _ in rows], [label for _, label in rows])
     for left_out in classifier.errors[:20]:
-        print(messages.WARNING(text=f"{path}: {rows[left_out.index].error or left_out.reason}"), file=sys.stderr)
+        print(messages.WARNING(text=f"{path}: {rows[left_out.index][0].error or left_out.reason}"), file=sys.stderr)
     return classifier
 
 
 def labels_of(text: str) -> dict[str, str | None]:
     """Return the labels of an option: names with commas between, each perhaps with ``=`` and a description."""
     found: dict[str, str | None] = {}
-    for each in text.split(","):
+    for each in listed(text):
         name, _, about = each.partition("=")
+        if not name.strip():
+            raise RequestError("--labels has an empty name: write them with commas between")
         if name.strip() in found:
             raise RequestError(f"--labels names {name.strip()!r} twice")
         found[name.strip()] = about.strip() or None

@@ -26,8 +26,9 @@ from miaotui.bench.scores import (
     text_metrics,
     translation_metrics,
 )
+from miaotui.cli.tasks.lists import listed
 from miaotui.errors import RequestError
-from miaotui.tasks.rows import RowReader, format_of
+from miaotui.tasks.rows import LABEL_COLUMNS, RowReader, format_of
 
 LABELLED = ("classify", "sentiment", "decide")
 TASKS = (*LABELLED, "extract", "generate", "summarize", "translate", "perplexity")
@@ -102,7 +103,11 @@ def read_rows(path: Path, text_column: str | None, reference_column: str | None,
     rows: Rows = []
     try:
         with path.open("rb", buffering=1 << 18) as file:
-            for number, row in enumerate(RowReader(file, format_of(path), text_column, path.name), 1):
+            reader = RowReader(file, format_of(path), text_column, path.name)
+            if reference_column is not None:
+                usual = LABEL_COLUMNS if reference_column in LABEL_COLUMNS else ()
+                reference_column = reader.column(reference_column, usual, "--reference-column")
+            for number, row in enumerate(reader, 1):
                 found = () if reference_column is None else _references(row.fields.get(reference_column))
                 if row.text is None or (reference_column is not None and not found):
                     reason = row.error or f"row {number}: has no {reference_column!r}"
@@ -179,7 +184,7 @@ def _labels(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> Itera
         elif texts:
             run = Classifier.fit(encoder, texts, labels).classify
         else:
-            names = parsed.labels.split(",") if parsed.labels else sorted({each[0] for _, each in plan.rows})
+            names = listed(parsed.labels) if parsed.labels else sorted({each[0] for _, each in plan.rows})
             run = Classifier.from_names(encoder, names).classify
         yield lambda texts: [ScoredItem(each.label, probability=each.probability) for each in run(list(texts))]
 
@@ -242,7 +247,7 @@ def _decisions(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> It
     from miaotui.tasks.decisions.questions import ChoiceQuestion
     from miaotui.tasks.writing.open import opened_llm
 
-    names = parsed.labels.split(",") if parsed.labels else sorted({each[0] for _, each in plan.rows})
+    names = listed(parsed.labels) if parsed.labels else sorted({each[0] for _, each in plan.rows})
     with opened_llm(model or DECISION_MODEL) as llm:
         decider = Decider(llm)
         if plan.examples:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miaotui.cli.output.progress import ProgressBars
+from miaotui.cli.tasks.lists import listed
 from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
 
@@ -31,7 +32,7 @@ def extract(parsed: argparse.Namespace) -> int:
         raise RequestError("give --schema or --entities, not both: arrays of a schema hold entities")
     wanted: Any = None if parsed.schema is None else read_schema_file(Path(parsed.schema))
     if parsed.entities is not None:
-        wanted = [each.strip() for each in parsed.entities.split(",")]
+        wanted = listed(parsed.entities)
     dates = DateReading(None if parsed.today is None else dt.date.fromisoformat(parsed.today), parsed.day_order)
     options = ExtractionOptions(asked_fields(wanted), parsed.keywords, parsed.verbatim, parsed.threshold, dates)
     columns = [*(each.name for each in options.fields), *(("keywords",) if parsed.keywords else ())]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from miaotui.cli.output.progress import ProgressBars
+from miaotui.cli.tasks.lists import listed
 from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
 
@@ -77,7 +78,7 @@ def _bound(text: str | None, name: str) -> Bound | None:
 
 
 def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+    return [word for word in listed(text) if word]
 
 
 def _columns(found: Sequence[GeneratedText]) -> list[Columns]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from miaotui.cli.output import messages
 from miaotui.cli.output.terminal import printable
+from miaotui.cli.tasks.lists import listed
 from miaotui.errors import RequestError
 from miaotui.retrieval.graph.store import KnowledgeGraph, place_of
 from miaotui.retrieval.graph.triples import TripleError, read_triples
@@ -73,9 +74,10 @@ def _ask(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     from miaotui.retrieval.graph import GraphReader
 
     found = KnowledgeGraph.load(place_of(words[0]))
-    backward = [] if parsed.backward is None else [each.strip() for each in parsed.backward.split(",")]
     with embedder(parsed.model) as reading:
-        answer = GraphReader(found, reading, backward).ask(words[1], threshold=parsed.threshold, hops=parsed.hops)
+        answer = GraphReader(found, reading, listed(parsed.backward)).ask(
+            words[1], threshold=parsed.threshold, hops=parsed.hops
+        )
     worded = _worded(answer, parsed.words_from)
     if parsed.json:
         content = {**answer.to_json(), "text": worded.text, "is_written": worded.is_written}
@@ -104,18 +106,17 @@ def _worded(answer: GraphAnswer, name: str | None) -> WordedAnswer:
 
 def _learn(_parsed: argparse.Namespace, words: Sequence[str]) -> None:
     """Learn from rows of question, entity and relations, which have a bar between them."""
-    import csv
-
     from miaotui.retrieval.graph import GraphReader
+    from miaotui.retrieval.ingest.records import RecordReader, TextFile
 
     name, path = words
     found = KnowledgeGraph.load(place_of(name))
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            delimiter = "\t" if path.endswith(".tsv") else ","
-            rows = [row for row in csv.reader(file, delimiter=delimiter) if len(row) == 3]
-    except (OSError, ValueError, csv.Error) as error:
-        raise RequestError(f"{path} cannot be read: {error}") from error
+        with Path(path).open("rb", buffering=1 << 18) as file:
+            records = RecordReader(TextFile(file, path), "\t" if path.endswith(".tsv") else ",")
+            rows = [record.fields for record in records if len(record.fields) == 3]
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
     examples = [(question, entity, tuple(relations.split("|"))) for question, entity, relations in rows]
     used = GraphReader(found).learn(examples)
     found.save(place_of(name))

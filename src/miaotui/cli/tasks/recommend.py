@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
+from miaotui.cli.tasks.lists import listed
 from miaotui.errors import RequestError
 from miaotui.tasks.rows import RowReader, format_of
 
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 
 ACTIONS = ("fit", "ask", "similar", "add", "refit")
 NAMES = {
-    "user": ("user", "user_id", "userId"),
-    "item": ("item", "item_id", "itemId", "movieId"),
-    "time": ("time", "timestamp", "time_s"),
-    "weight": ("weight", "rating", "count"),
-    "text": ("text", "title", "name", "description"),
+    "user": ("user", "user_id", "userId", "用户", "用户编号", "会员", "客户"),
+    "item": ("item", "item_id", "itemId", "movieId", "商品", "商品编号", "物品", "产品"),
+    "time": ("time", "timestamp", "time_s", "时间", "日期", "下单时间"),
+    "weight": ("weight", "rating", "count", "评分", "权重", "数量"),
+    "text": ("text", "title", "name", "description", "名称", "商品名称", "标题", "描述"),
 }
 _SHOWN_ERRORS = 10
 _MOST_WORDS = {"fit": 3, "ask": 3, "similar": 3, "add": 3, "refit": 2}
@@ -72,7 +73,7 @@ def _ask(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     from miaotui.tasks.recommend.file import load_recommender, place_of
 
     found = load_recommender(place_of(words[0]))
-    history = None if parsed.history is None else [each.strip() for each in parsed.history.split(",")]
+    history = None if parsed.history is None else listed(parsed.history)
     with (
         _encoder(None if parsed.intent is None else parsed.model or found.fitted.encoder or None) as encoder,
         _scorer(parsed.rerank_with) as scorer,
@@ -174,17 +175,10 @@ def _fields(path: str, wanted: str) -> Iterator[dict[str, Any]]:
         raise RequestError(f"{path} must be .csv, .tsv or .jsonl with columns for users, items and so on")
     try:
         with Path(path).open("rb", buffering=1 << 18) as file:
-            columns = _columns(Path(path)) if form != "jsonl" else ()
-            column = next((each for each in NAMES[wanted] if each in columns), NAMES[wanted][0])
-            for row in RowReader(file, form, column, path):
+            for row in RowReader(file, form, NAMES[wanted], path):
                 yield dict(row.fields)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _columns(path: Path) -> Sequence[str]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline().strip().replace("\t", ",").replace('"', "").split(",")
 
 
 def _tell(made: Recommender, source: str) -> None:

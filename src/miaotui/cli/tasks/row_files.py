@@ -45,7 +45,8 @@ def run_over_rows(parsed: argparse.Namespace, task: RowTask) -> int:
     with ExitStack() as stack:
         rows = stack.enter_context(opened_rows(parsed))
         done, output = _output(parsed, rows)
-        writer = RowWriter(output, _form(parsed, rows), rows.columns, [*task.columns, "error"])
+        marked = rows.marked and parsed.output is not None
+        writer = RowWriter(output, _form(parsed, rows), rows.columns, [*task.columns, "error"], marked=marked)
         answer = stack.enter_context(task.opened())
         if not done:
             writer.begin()

@@ -6,7 +6,6 @@ Owns the columns and the reading of a glossary. Knows translations by their publ
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
+from miaotui.retrieval.ingest.records import RecordReader, TextFile
 
 if TYPE_CHECKING:
     from miaotui.translation.result import Translation
@@ -52,14 +52,18 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
 def read_glossary(path: Path) -> dict[str, str]:
     """Return the terms of a CSV or TSV file with two columns. Raises `RequestError`."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"the glossary {path} cannot be read: {error}") from error
-    for number, row in enumerate(rows, 1):
-        if row and len(row) != 2:
-            raise RequestError(f"the glossary {path}, line {number}: must be a term and its translation")
-    return {row[0].strip(): row[1].strip() for row in rows if row}
+        with path.open("rb", buffering=1 << 18) as file:
+            reader = RecordReader(TextFile(file, str(path)), "\t" if path.suffix.lower() == ".tsv" else ",")
+            reader.width = 2
+            records = list(reader)
+    except OSError as error:
+        raise RequestError(f"the glossary {path} cannot be read: {error.strerror}") from error
+    for record in records:
+        if record.error is not None:
+            raise RequestError(f"the glossary {path}, {record.error}")
+        if len(record.fields) != 2:
+            raise RequestError(f"the glossary {path}, line {record.line}: must be a term and its translation")
+    return {term.strip(): translation.strip() for term, translation in (record.fields for record in records)}
 
 
 def _columns(found: Sequence[Translation]) -> list[Columns]:

@@ -19,7 +19,7 @@ from miaotui.errors import RequestError
 from miaotui.training.checkpoint import Arrays, damaged, read_state, write_state
 from miaotui.training.export import TrainedVocabulary, write_trained
 
-SHAPE = ("layers", "width", "heads", "ffn", "decoder_layers")  # of a recipe: what weights depend on
+SHAPE = ("layers", "width", "heads", "ffn", "decoder_layers", "vocabulary")  # of a recipe: what weights depend on
 CHECKPOINT = "training.safetensors"
 
 

@@ -83,7 +83,8 @@ class Trainer:
             epoch, numbers = self._numbers(self.step)
             batch = self.corpus.batch(numbers)
             masked = self.masking.masked(batch, epoch)
-            losses, places = self._losses(batch.tokens, masked)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                losses, places = self._losses(batch.tokens, masked)
             factors = torch.from_numpy(np.minimum(masked.weights, MOST_WEIGHT)[places[0]].astype(np.float32))
             loss = (losses * factors).sum() / max(int(batch.maskable.sum()), 1)
             self._optimizer.zero_grad()

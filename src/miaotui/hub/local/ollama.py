@@ -22,6 +22,7 @@ LAYER = "application/vnd.ollama.image."
 DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+_TENSORS = "Ollama keeps it tensor by tensor for another engine of its own: pull a tag of it in GGUF with Ollama"
 _ADAPTED = "it has an adapter, which is not applied here: load its base model and the adapter by name"
 
 
@@ -36,14 +37,14 @@ def ollama_models(folder: Path) -> Iterator[StoredModel]:
 
 
 def _model(folder: Path, name: str, manifest: Path) -> StoredModel | None:
-    """Return the model of a manifest; None for one without weights in a GGUF file."""
+    """Return the model of a manifest; None for one without weights, which runs on Ollama's servers."""
     try:
         layers = _layers(read_object(manifest))
     except ModelError as error:
         return StoredModel(name, PROGRAM, manifest, 0, str(error))
     weights = layers.get("model")
     if weights is None:
-        return None
+        return StoredModel(name, PROGRAM, manifest, 0, _TENSORS) if "tensor" in layers else None
     digest = _DIGEST.fullmatch(str(weights.get("digest")))
     if digest is None:
         return StoredModel(name, PROGRAM, manifest, 0, "its manifest names no SHA-256: pull it again with Ollama")

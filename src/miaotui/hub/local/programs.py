@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from miaotui.errors import ModelNotFoundError, UnsupportedModelError
+from miaotui.errors import ModelError, ModelNotFoundError, UnsupportedModelError
+from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.hub.local.ollama import DEFAULT_TAG, ollama_models
 from miaotui.hub.local.stored import StoredModel, stored_ggufs, stored_repository
 from miaotui.hub.sources import huggingface, modelscope
 
 Environment = Mapping[str, str]
+MAX_PATH = 4096  # characters
 
 
 class StoringProgram(NamedTuple):
@@ -84,7 +86,36 @@ def _ollama_folders(env: Environment) -> tuple[Path, ...]:
 
 
 def _lm_studio_folders(env: Environment) -> tuple[Path, ...]:
-    return _home(env) / ".lmstudio" / "models", _home(env) / ".cache" / "lm-studio" / "models"
+    """Return the folder that its settings choose, and those of its homes; a file in the home folder may name one."""
+    home = _home(env)
+    homes = [home / ".lmstudio", home / ".cache" / "lm-studio"]
+    if named := _absolute(_first_line(home / ".lmstudio-home-pointer")):
+        homes.insert(0, named)
+    chosen = (_chosen_folder(each / "settings.json") for each in homes)
+    return (*filter(None, chosen), *(each / "models" for each in homes))
+
+
+def _first_line(path: Path) -> str:
+    """Return the first line of a small text file; empty if there is none."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline(MAX_PATH).strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _chosen_folder(path: Path) -> Path | None:
+    """Return the folder for models in LM Studio's settings; None if they name none."""
+    try:
+        return _absolute(read_object(path).get("downloadsFolder"))
+    except ModelError:
+        return None
+
+
+def _absolute(named: object) -> Path | None:
+    """Return the path that another program's file names; None for what is no whole path."""
+    path = Path(named) if isinstance(named, str) and "\0" not in named else Path()
+    return path if path.is_absolute() else None
 
 
 def _llama_cpp_folders(env: Environment) -> tuple[Path, ...]:

@@ -49,7 +49,7 @@ _ID = re.compile(
 )
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _IN_NAME = re.compile(rf"(?:^|[-._/])({_QUANT})(?=[-./])", re.IGNORECASE)
-_NO_MODEL = re.compile(r"(^|/)(mmproj|imatrix)|[-_.]imatrix\.", re.IGNORECASE)  # of pictures; of how to quantise
+_NO_MODEL = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE)  # of pictures; of how to quantise
 
 
 @dataclass(frozen=True)

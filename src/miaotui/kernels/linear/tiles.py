@@ -11,7 +11,7 @@ them: of one row, and of a block of six rows, of which so many multiply weights:
     format   one row  block   one row  block   bytes  format   one row  block   one row  block   bytes
     q4       108      521     52       141     288    q3_k     166      557     74       166     228
     q4m       98      435     43       140     320    q4_k     113      436     54       144     296
-    q8       134      644     47       136     544    q5_k     157      510     64       163     360
+    q8       134      644     47       136     544    q5_k     155      510     61       163     360
     q5_0     158      605     68       161     352    q6_k     167      570     73       169     420
     q5_1     149      511     60       158     384    iq4_xs   165      666     60       148     276
     q6       163      641     69       163     416    iq1      134      529     71       160     292
@@ -25,7 +25,7 @@ cycles, where its multiplications alone need 48, two a cycle: a prompt is bound 
 inputs and weights and the joining of codes and scales. That is what a format of more planes costs: q6_k needs 134 more
 than q4_k.
 
-With AVX-512 VNNI one row takes 11 (q4m), 14 (q4_k), 15 (q5_1), 16 (q5_k) and 18 cycles (q6_k) at four instructions a
+With AVX-512 VNNI one row takes 11 (q4m), 14 (q4_k), 15 (q5_1 and q5_k) and 18 cycles (q6_k) at four instructions a
 cycle, and memory of 90 GB/s for two cores of 4.1 GHz 29, 27, 35, 33 and 38, as it takes 25 to 50 for all formats but
 the smallest. AVX-VNNI without AVX-512 takes 20 (q8), 25 (q4_k), 35 (q5_k) and 41 (q6_k): there q5_k and q6_k have no
 spare cycles any more where memory is that fast, and q4_k next to none beside what a pass does between products. Where
@@ -35,7 +35,8 @@ memory is.
 
 With AVX-512 VNNI the two units that multiply bound a block: 60 of q4's instructions are theirs (48 dot products, 12 of
 floats), 61 of iq4_xs's, 68 of q4_k's and q5_k's (minimums), 78 of q6_k's, which has two scales for a group: at least
-30, 34 and 39 cycles. In cache, one core of a Zen 5 does 397 (q4) and 300 GMAC/s (q6_k): 32 and 42 cycles at 4.1 GHz.
+30, 34 and 39 cycles; and all 169 of q6_k's, four a cycle, take 42. In cache, one core of a Zen 5 does 397 (q4) and
+300 GMAC/s (q6_k): 32 and 42 cycles at 4.1 GHz. So 48 / 78 = 62% of the int8 rate is the most that q6_k can reach.
 At these rates the products of a whole prompt of Llama 3.2 1B's shape, 243 million weights in four layers, take two
 cores 306 microseconds a token in q4 and 405 in q6_k, of 389 and 467 that were measured (`docs/models.md`): attention,
 norms and rounding take some 60 to 80 in every format, and the rest of q6_k's distance to q4 is its products'.
@@ -57,8 +58,11 @@ from miaotui.kernels.runtime.ops import HEADER_BYTES
 from miaotui.kernels.runtime.simd import F32, I8X, I16, I32, I64, Emitter, Value, stack_floats
 
 # How far ahead of its use a line is asked for: what a core reads within the time that memory takes to answer.
-# On Zen 5 with 90 GB/s for two cores 8 KiB make a pass of one row 9% shorter than 4 KiB; less or more is slower.
+# A core also works ahead of what it waits for, by the 448 instructions that Zen 5 holds: one row on AVX-512 by 2.4
+# (q5_0) to 2.6 KB (q6_k), on AVX2 by 0.8 to 1.3. Lines asked for some 9 KB ahead in all arrive soonest, so
+# the first of them take 6 KiB (which reads 2 to 7% more a second than 8 KiB, format by format), all others 8.
 PREFETCH_BYTES = 8192 if READ_ONCE else 4096
+NEAR_BYTES = 6144 if READ_ONCE else 4096
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Tiling:
     most: int  # rows that still go as one block
     paired: tuple[int, ...] = ()  # row counts for which both tiles are summed side by side
     halved: int = 0  # from how many rows on half a tile goes at a time; from two, if groups have two scales; 0: never
+    near: bool = False  # one row of at least 4 bits a weight has so few instructions that the core works far ahead
 
     def is_paired(self, rows: int, form: Format) -> bool:
         """Return whether both tiles are summed side by side. Two scales of a group take one more register a sum."""
@@ -79,11 +84,24 @@ class Tiling:
         first = min(2, self.halved) if form.layout.subs == 2 else self.halved
         return TILE_ROWS // 2 if 0 < first <= rows and not form.is_float else TILE_ROWS
 
+    def ahead(self, rows: int, form: Format) -> int:
+        """Return how many bytes ahead of its use a line is asked for."""
+        return NEAR_BYTES if self.near and rows == 1 and form.layout.low >= 4 else PREFETCH_BYTES
+
+
+def groups_together(form: Format, rows: int) -> int:
+    """Return how many groups of a record a step of the loop adds.
+
+    Of q5_k with one row two: 128-byte pairs of lines are then read whole, of which five lines of one group split
+    every second. From memory a core of a Zen 5 reads 12% more a second so; other formats and more rows do not gain.
+    """
+    return 2 if form is Format.Q5_K and rows == 1 else 1
+
 
 # Side by side there are more chains of dot products in flight, which a prompt's blocks want. Other numbers of rows
 # wait for memory, too, which streams best one tile after the other.
 TILINGS = {
-    Isa.AVX512_VNNI: Tiling(block=6, most=8, paired=(6,)),
+    Isa.AVX512_VNNI: Tiling(block=6, most=8, paired=(6,), near=True),
     Isa.AVX_VNNI: Tiling(block=6, most=8, halved=5),
     Isa.AVX2: Tiling(block=6, most=6, halved=2),
     Isa.NEON_DOTPROD: Tiling(block=4, most=4),
@@ -175,7 +193,13 @@ class _Sums:
                 for i in range(len(whole))
             ]
 
-        return e.loop(e.const(I64, SUPER_GROUPS), carried, group)
+        def step(number: Value, totals: list[Value]) -> list[Value]:
+            for each in range(together):
+                totals = group(number * together + each, totals)
+            return totals
+
+        together = groups_together(self.form, self.operands.rows)
+        return e.loop(e.const(I64, SUPER_GROUPS // together), carried, group if together == 1 else step)
 
     def _integers(self, group: Value, heads: list[Value], parts: list[TileGroup]) -> list[Value]:
         """Compute the exact sums of one group; weights count as ``stored - offset``. Halves are times their scales."""
@@ -336,7 +360,7 @@ def emit_unit(
                 elif form is Format.BF16:
                     sums = _bf16_sums(e, tiles[0], operands)
                 else:
-                    ahead = stride * 2 if paired else PREFETCH_BYTES  # the next unit, or this stream
+                    ahead = stride * 2 if paired else tiling.ahead(rows, form)  # the next unit, or this stream
                     sums = _Sums(e, tiles, operands, ahead if first == 0 else None).all()
                 for i, total in enumerate(sums):
                     row, tile = i // len(pair), pair[i % len(pair)]

@@ -123,7 +123,7 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
     """Read the fields of `HeadWeights` that a file holds."""
     outer = weights.matrix("embed" if tied else "head")
     hidden, vocabulary = outer.inputs, outer.units * UNIT_ROWS
-    tokens, arrays = _read(path)
+    tokens, arrays = read_head(path)
     gate, up, down, carry = (arrays[name] for name in ("gate", "up", "down", "carry"))
     width = gate.shape[0]
     shapes = ((width, INPUTS * hidden), (width, INPUTS * hidden), (hidden, width), (hidden,), (1,))
@@ -191,7 +191,8 @@ def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     partial.replace(path)
 
 
-def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]:
+def read_head(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]:
+    """Return the tokens of a head file and its other arrays by name. Raises `ModelFormatError` for another file."""
     from miaotui.hub.formats.safetensors import read_safetensors  # noqa: PLC0415  (a packed head needs none of this)
 
     stored = read_safetensors(path)

@@ -49,6 +49,7 @@ from miaotui.model.reading.positions.rope_from_gguf import (
 from miaotui.model.reading.positions.windows import every_nth, layer_windows, rope_in_windows
 from miaotui.model.reading.sources import CanonicalTensors, TensorSource, fused_gate_up, fused_qkv, in_half_split_order
 from miaotui.model.reading.stored.fused_experts import split_gguf_experts
+from miaotui.model.reading.stored.ollama_gemma import left_out, with_usual_keys
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "GGUF metadata"
@@ -90,7 +91,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     Raises `UnsupportedModelError` for what does not run here and `ModelFormatError` for nonsense.
     """
     architecture = _architecture(metadata)
-    fields = Fields(metadata, WHERE, f"{architecture.gguf}.")
+    fields = Fields(with_usual_keys(metadata, tensors), WHERE, f"{architecture.gguf}.")
     _refuse_features(fields, architecture)
     declared = fields
     if architecture.layer_parts:
@@ -171,7 +172,7 @@ def tensors_from_gguf(
     factor = multipliers_from_gguf(fields, architecture, config.n_layers, config.hidden_size).logits
     sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
     sources["head"] = sources["head"]._replace(unit_rows=config.vocab_size == architecture.unit_head_vocab)
-    ignored = [FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS]
+    ignored = [FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS, *left_out(stored)]
     if architecture.layer_parts:
         ignored += unused_keys(config, sources)
         sources = part_sources(config, sources, stored, is_gguf=True)

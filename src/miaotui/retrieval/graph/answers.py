@@ -24,6 +24,7 @@ from miaotui.retrieval.graph.names import MAX_QUESTION_WORDS, EntityNames, Menti
 from miaotui.retrieval.graph.paths import Reached, follow, log_likelihood, outward, sequences
 from miaotui.retrieval.graph.store import KnowledgeGraph
 from miaotui.retrieval.graph.triples import Triple
+from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.meaning.protocols import TextEmbedder
 
 MAX_QUESTION_CHARACTERS = 2_000
@@ -36,6 +37,9 @@ _MENTIONS = 3  # of a question that are tried
 _WORD_WORTH = 3.0  # log-odds of each word that a mention explains
 _MASK = "the"  # in the place of the entity's words, which speak of no relation
 _SHOWN = 50  # entities of an answer
+
+
+_NO_ENTITY = {False: "the question names none of its entities", True: "问题没有提到其中的实体"}
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,22 @@ class GraphAnswer:
     def text(self) -> str:
         """Return the answer in words: the entities, or that they are not in the graph."""
         if self.found:
-            return ", ".join(each.replace("_", " ") for each in self.entities)
-        return f"Not in the graph: {self.reason}."
+            between = "、" if is_chinese(self.question) else ", "
+            return between.join(each.replace("_", " ") for each in self.entities)
+        return f"图谱中没有：{self.reason}。" if is_chinese(self.question) else f"Not in the graph: {self.reason}."
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON has them, with the text."""
         return {**asdict(self), "paths": [[list(each) for each in path] for path in self.paths], "text": self.text}
+
+
+def _no_edge(question: str, subject: str, asked: Sequence[str]) -> str:
+    """Return why there is no answer, in the question's language: no such path, or, without relations, no clear one."""
+    if is_chinese(question):
+        return f"{subject}的{'的'.join(asked)}" if asked else f"问题没有说清要问{subject}的什么"
+    if asked:
+        return f"it has no {' of '.join(asked[::-1])} of {subject}"
+    return f"the question does not say clearly what it asks of {subject}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,7 @@ class GraphReader:
         self, question: str, words: Sequence[str], mentions: Sequence[Mention], threshold: float, hops: int
     ) -> GraphAnswer:
         if not mentions:
-            return GraphAnswer(question, False, reason="the question names none of its entities")
+            return GraphAnswer(question, False, reason=_NO_ENTITY[is_chinese(question)])
         readings = self._readings(words, mentions, hops)
         likeliest = readings[0]
         least = max(LEAST_PROBABILITY, threshold * likeliest.probability)
@@ -155,10 +169,7 @@ class GraphReader:
             if reached.entities:
                 return self._found(question, reading, reached)
         subject, asked = self._entities(likeliest.mention)[0], self._relations(likeliest)
-        if likeliest.probability < LEAST_PROBABILITY:
-            reason = f"the question does not say clearly what it asks of {subject}"
-        else:
-            reason = f"it has no {' of '.join(asked[::-1])} of {subject}"
+        is_clear = likeliest.probability >= LEAST_PROBABILITY
         return GraphAnswer(
             question,
             False,
@@ -166,7 +177,7 @@ class GraphReader:
             likeness=likeliest.mention.likeness,
             reading=asked,
             probability=likeliest.probability,
-            reason=reason,
+            reason=_no_edge(question, subject, asked if is_clear else ()),
         )
 
     def _readings(self, words: Sequence[str], mentions: Sequence[Mention], hops: int) -> list[_Reading]:

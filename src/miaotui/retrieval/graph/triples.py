@@ -6,9 +6,8 @@ place, and the others are read; a file of more than `MAX_TRIPLES` rows is refuse
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +15,14 @@ from urllib.parse import unquote
 
 from miaotui.errors import FieldError, RequestError
 from miaotui.libraries import need
+from miaotui.retrieval.ingest.records import RecordReader, TextFile
+from miaotui.retrieval.ingest.repair import SAMPLE_BYTES
 
 MAX_TRIPLES = 5_000_000
 MAX_FILE_BYTES = 1 << 30
 MAX_NAME_CHARACTERS = 512
 HEADERS = {("subject", "relation", "object"), ("head", "relation", "tail"), ("subject", "predicate", "object")}
+HEADERS |= {("主语", "关系", "宾语"), ("主体", "关系", "客体"), ("头实体", "关系", "尾实体"), ("实体", "关系", "实体")}
 ALIAS = "alias"  # relation of another name: its object is a text, not an entity
 _LABELS = ("label", "prefLabel", "altLabel", "name")
 
@@ -52,10 +54,11 @@ def read_triples(path: str | Path) -> tuple[list[Triple], list[TripleError]]:
             raise RequestError(f"{place} has more than {MAX_FILE_BYTES:,} bytes: share it out over several files")
         if place.suffix.lower() in (".nt", ".ttl"):
             return _rdf(place)
-        with place.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            is_csv = place.suffix.lower() == ".csv"
-            reader = csv.reader(file) if is_csv else csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            return checked_triples(_rows(reader, place))
+        with place.open("rb", buffering=SAMPLE_BYTES) as file:
+            text = TextFile(file, str(place))
+            if place.suffix.lower() == ".csv":
+                return checked_triples(record.fields for record in RecordReader(text))
+            return checked_triples(line.rstrip("\r\n").split("\t") for line in text.stream if line.strip())
     except OSError as error:
         raise RequestError(f"{place} cannot be read: {error.strerror}") from error
 
@@ -88,16 +91,6 @@ def _triple(fields: tuple[object, ...]) -> Triple:
         if any("\udc80" <= character <= "\udcff" for character in value):
             raise FieldError(name, "is not valid UTF-8: convert it first")
     return Triple(*(str(value).strip() for value in fields))
-
-
-def _rows(reader: Iterator[list[str]], place: Path) -> Iterator[list[str]]:
-    csv.field_size_limit(1 << 20)
-    try:
-        for row in reader:
-            if row:
-                yield row
-    except csv.Error as error:
-        raise RequestError(f"{place}: {error}") from error
 
 
 def _rdf(place: Path) -> tuple[list[Triple], list[TripleError]]:

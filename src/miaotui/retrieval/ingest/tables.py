@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 DELIMITERS = (",", ";", "\t", "|")
-_NAMED = re.compile(r"\ufeff?\"?sep=(?P<sign>[,;\t|])\"?\r?\n?")  # a first line by which Excel names the delimiter
+_NAMED = re.compile(r"\ufeff?\"?sep=(?P<sign>[,;\t|])\"?[\r\n]*")  # a first line by which Excel names the delimiter
 _SAMPLE_ROWS = 200
 _SAMPLE_CHARS = 131_072
 
@@ -47,6 +47,11 @@ def delimiter_of(sample: str, default: str = ",") -> str:
     return chosen
 
 
+def names_delimiter(line: str) -> bool:
+    """Return whether this first line only names the delimiter (``sep=;``)."""
+    return _NAMED.fullmatch(line) is not None
+
+
 def rows_of(lines: Iterable[str], delimiter: str) -> Iterator[dict[str | None, str | list[str] | None]]:
     """Return the rows of a table as mappings from the names in its heading line; a ``sep=`` line is passed over.
 
@@ -64,7 +69,7 @@ def columns_of(sample: str, delimiter: str) -> tuple[str, ...]:
 
 def _without_named(lines: Iterable[str]) -> Iterator[str]:
     for number, line in enumerate(lines):
-        if number or not _NAMED.fullmatch(line):
+        if number or not names_delimiter(line):
             yield line.lstrip("\ufeff") if number == 0 else line
 
 

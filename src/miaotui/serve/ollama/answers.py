@@ -18,8 +18,9 @@ from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.bodies import Events, EventStream, json_text
 from miaotui.serve.http.errors import ApiError
 from miaotui.serve.ollama.wire import error_body
+from miaotui.serve.openai.logprobs import chat_logprobs
 from miaotui.serve.wire.chat_message import ChatShaper
-from miaotui.types import Completion
+from miaotui.types import Completion, TokenLogprobs
 
 NS = 1_000_000_000
 Shape = Callable[[dict[str, Any]], dict[str, Any]]  # from content, thinking and tool_calls to an answer's members
@@ -72,9 +73,11 @@ class AnswerLines:
     def __init__(self, generation: GenerationRequest, shape: Shape, answers: Sequence[ModelAnswer]) -> None:
         self._generation, self._shape, self._answers = generation, shape, answers
         self._shaper = None if generation.form.syntax is None else ChatShaper(generation.form.syntax)
+        self._found: list[TokenLogprobs] = []  # of tokens whose line is still to come
 
-    def push(self, text: str) -> str:
-        """Return the lines of a piece of text."""
+    def push(self, text: str, found: Sequence[TokenLogprobs] = ()) -> str:
+        """Return the lines of a piece of text; ``found`` are the log-probabilities of its tokens, if asked for."""
+        self._found += found
         if self._shaper is None:
             return self._line({"content": text}) if text else ""
         return "".join(self._line(_parts(delta)) for delta in self._shaper.push(text) if _parts(delta))
@@ -88,7 +91,8 @@ class AnswerLines:
             calls = _calls(self._shaper.message())
             text += self._line({"tool_calls": calls}) if calls else ""
         return text + line(
-            {**self._head(), **self._shape({}), **report(self._generation, completion), **self._promise()}
+            {**self._head(), **self._shape({}), **self._logprobs(), **report(self._generation, completion)}
+            | self._promise()
         )
 
     def whole(self, completion: Completion) -> dict[str, Any]:
@@ -103,7 +107,14 @@ class AnswerLines:
                 parts["thinking"] = message["reasoning_content"]
             if calls := _calls(message):
                 parts["tool_calls"] = calls
-        return {**self._head(), **self._shape(parts), **report(self._generation, completion), **self._promise()}
+        self._found = list(completion.logprobs)
+        answer = {**self._head(), **self._shape(parts), **self._logprobs(), **report(self._generation, completion)}
+        return answer | self._promise()
+
+    def _logprobs(self) -> dict[str, Any]:
+        """Return the log-probabilities that no line has yet, if there are any."""
+        found, self._found = self._found, []
+        return {"logprobs": chat_logprobs(self._generation.model.tokenizer, found)["content"]} if found else {}
 
     def _promise(self) -> dict[str, Any]:
         """Return the report on the deadline, where the request has one, or its model several tiers."""
@@ -114,7 +125,7 @@ class AnswerLines:
         return {"model": self._generation.model.name, "created_at": now()}
 
     def _line(self, parts: dict[str, Any]) -> str:
-        return line({**self._head(), **self._shape(parts), "done": False})
+        return line({**self._head(), **self._shape(parts), **self._logprobs(), "done": False})
 
 
 async def answer_lines(generation: GenerationRequest, shape: Shape, ping_s: float) -> Events:
@@ -125,7 +136,7 @@ async def answer_lines(generation: GenerationRequest, shape: Shape, ping_s: floa
         async for step in steps:
             text = ""
             for _, delta in step:
-                text += writer.push(delta.text)
+                text += writer.push(delta.text, delta.logprobs)
                 if delta.completion is not None:
                     text += writer.finish(delta.completion)
             yield text

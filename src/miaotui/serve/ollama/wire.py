@@ -22,6 +22,7 @@ from miaotui.serve.wire.fields import (
     MAX_STOPS,
     MAX_TOKENS,
     MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
     JsonField,
     Name,
     PromiseFields,
@@ -57,7 +58,7 @@ class OllamaOptions(Wire):
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="-1: a random one.")
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
 
-    def params(self) -> tuple[SamplingParams, ...]:
+    def params(self, logprobs: int | None) -> tuple[SamplingParams, ...]:
         """Return the parameters of one answer. Raises `ApiError` (400) for what cannot be followed."""
         if self.mirostat:
             raise bad_value("options.mirostat", "is not to be had here: leave it out, or use top_p")
@@ -76,7 +77,7 @@ class OllamaOptions(Wire):
             "stop": self.stop or None,
         }
         fields = SamplingFields.model_validate(wanted)
-        return params_for(fields, limit, None)
+        return params_for(fields, limit, logprobs)
 
 
 class AnswerFields(PromiseFields):
@@ -90,6 +91,8 @@ class AnswerFields(PromiseFields):
         None, description="Whether a model that can think does, and its thought comes apart."
     )
     keep_alive: str | int | float | None = Field(None, description="Not followed: models stay in memory.")
+    logprobs: bool | None = Field(None, description="Whether each line has the log-probabilities of its tokens.")
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="Best tokens beside each.")
 
     @property
     def streams(self) -> bool:
@@ -98,7 +101,10 @@ class AnswerFields(PromiseFields):
 
     def params(self) -> tuple[SamplingParams, ...]:
         """Return the parameters of the answer."""
-        return (self.options or OllamaOptions.model_validate({})).params()
+        if self.top_logprobs and not self.logprobs:
+            raise bad_value("top_logprobs", "needs logprobs to be true")
+        wanted = (self.top_logprobs or 0) if self.logprobs else None
+        return (self.options or OllamaOptions.model_validate({})).params(wanted)
 
     def form(self) -> Grammar | None:
         """Return the form of the answer that ``format`` asks for. Raises `ApiError` (400) or `FieldError`."""

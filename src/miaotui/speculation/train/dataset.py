@@ -17,7 +17,7 @@ from miaotui.speculation.train.cell import Cell, Tensor, normed
 from miaotui.speculation.train.corpus import Corpus
 from miaotui.training.torch_loading import product_dtype
 
-WINDOW, WINDOWS = 64, 24  # positions of a window; windows of a batch
+WINDOW, WINDOWS = 64, 24  # positions of a window; windows of a batch, unless a recipe says another number
 ALIKE = 80  # texts of about one length that a batch is drawn from, since padding costs as much as text
 FADE = 0.8  # weight of each further token against the one before
 STATES = 0.3  # weight of the states against the distributions
@@ -45,8 +45,11 @@ class HeadDataset:
         depth: int,
         seed: int,
         attends: bool = False,
+        *,
+        windows: int = WINDOWS,
     ) -> None:
-        self._torch, self._depth, self.random = torch, depth, np.random.default_rng(seed)
+        self._torch, self._depth, self._windows = torch, depth, windows
+        self.random = np.random.default_rng(seed)
         self._dtype = product_dtype(torch)
         self._hidden, self._middle = map(torch.from_numpy, (corpus.hidden, corpus.middle))
         self._tokens = torch.from_numpy(corpus.tokens).long()
@@ -134,7 +137,7 @@ class HeadDataset:
         first = max(min(middle - ALIKE // 2, len(self._order) - ALIKE), 0)
         some = self._order[first : first + ALIKE]
         lengths = self._lengths[some]
-        texts = some[self.random.choice(len(some), WINDOWS, p=lengths / lengths.sum())]
+        texts = some[self.random.choice(len(some), self._windows, p=lengths / lengths.sum())]
         room = np.maximum(self._lengths[texts] - WINDOW - self._depth, 0)
         return texts, self.random.integers(0, room + 1)
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,13 @@ from miaotui.backends.cpu.backend import require_cpu
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded_model import LoadedModel
-from miaotui.errors import UnsupportedModelError
+from miaotui.errors import RequestError, UnsupportedModelError
 from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.packing import rows_of
-from miaotui.model.draft_head.weights import FOLDER_NAME, MASKS, digest_of, write_head
+from miaotui.model.draft_head.weights import FOLDER_NAME, MASKS, digest_of, read_head, write_head
 from miaotui.speculation.train.cell import Cell
 from miaotui.speculation.train.corpus import Corpus, collect
-from miaotui.speculation.train.dataset import HeadDataset
+from miaotui.speculation.train.dataset import WINDOWS, HeadDataset
 from miaotui.speculation.train.kept import KeptTraining, collect_parts
 from miaotui.training.schedule import learning_rate
 from miaotui.training.torch_loading import load_torch
@@ -49,6 +50,7 @@ class Recipe:
     steps: int = 4000
     rate: float = 3e-3
     seed: int = 0
+    windows: int = WINDOWS  # texts of a step, 64 positions of each
 
 
 def train(
@@ -59,13 +61,16 @@ def train(
     progress: Callable[[int, float], None] | None = None,
     attention: AttentionSpec | None = None,
     kept: KeptTraining | None = None,
+    *,
+    start: Path | None = None,
 ) -> dict[str, NDArray[np.float32]] | None:
     """Train a head and return its arrays, as `write_head` takes them.
 
     ``embedding [vocabulary, hidden]`` is the model's; ``outputs``, of the same shape, are its output rows times the
     final norm. The head has attention if ``attention`` is given and the corpus has keys and values.
-    With ``kept`` the run goes on from there; None when its slice ended before the run. Raises `RequestError` without
-    torch.
+    With ``kept`` the run goes on from there; None when its slice ended before the run. ``start`` is a head's file:
+    training starts from its tokens and weights, as far as a head of the recipe has them. Raises `RequestError` without
+    torch, and for a start of other sizes.
     """
     torch = load_torch()
     torch.manual_seed(recipe.seed)
@@ -73,8 +78,12 @@ def train(
     chosen = np.sort(np.argsort(-counts, kind="stable")[: recipe.tokens])
     attention = attention if corpus.memory is not None else None
     cell = Cell(torch, embedding.shape[1], recipe.width, attention, MASKS if recipe.masks else 0)
-    depth = 1 + MASKS if recipe.masks else recipe.depth
-    dataset = HeadDataset(torch, corpus, embedding, outputs[chosen], depth, recipe.seed, attention is not None)
+    if start is not None:
+        chosen = _started(cell, torch, start, recipe.tokens)
+    depth, attends = 1 + MASKS if recipe.masks else recipe.depth, attention is not None
+    dataset = HeadDataset(
+        torch, corpus, embedding, outputs[chosen], depth, recipe.seed, attends, windows=recipe.windows
+    )
     optimizers = cell.optimizers(recipe.rate)
     begun = 0 if kept is None else kept.resume(cell, optimizers, dataset, torch)
     for step in range(begun, recipe.steps):
@@ -97,6 +106,19 @@ def train(
     return {**others, **cell.arrays()}
 
 
+def _started(cell: Cell, torch: Any, start: Path, count: int) -> NDArray[np.int64]:
+    """Give the cell a head's weights, and return the head's tokens. Raises `RequestError` for other sizes."""
+    tokens, arrays = read_head(start)
+    found = {name: arrays[name] for name in cell.weights if name in arrays}
+    if len(tokens) != count or any(arrays[name].shape != cell.weights[name].shape for name in found):
+        sizes = f"{len(tokens)} tokens and a width of {arrays['gate'].shape[0]}"
+        raise RequestError(f"{start} is a head with {sizes}: ask for the same sizes, or train without it")
+    with torch.no_grad():
+        for name, array in found.items():
+            cell.weights[name].copy_(torch.from_numpy(array))
+    return tokens.astype(np.int64)
+
+
 def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     """Run as the command line says; ``load`` loads the model by its name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -107,6 +129,8 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="tokens that the head can draft")
     parser.add_argument("--width", type=int, default=Recipe.width)
     parser.add_argument("--masks", action="store_true", help="draft the tokens after the first one in one pass")
+    parser.add_argument("--from", dest="start", type=Path, metavar="HEAD", help="a head's file to start from")
+    parser.add_argument("--rate", type=float, default=Recipe.rate, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--state", type=Path, help="folder in which corpus and training are kept: runs go on from there"
@@ -131,7 +155,8 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
         )
 
     end_s = time.monotonic() + 60 * chosen.slice_minutes
-    recipe = Recipe(chosen.tokens, chosen.width, masks=chosen.masks, steps=chosen.steps, seed=chosen.seed)
+    sizes = {"masks": chosen.masks, "steps": chosen.steps, "rate": chosen.rate, "seed": chosen.seed}
+    recipe = Recipe(chosen.tokens, chosen.width, **sizes)
     corpus, kept = None, None
     if chosen.state is None:
         corpus = collect(loaded, chosen.batches, chosen.seed, printed("batches"))
@@ -146,7 +171,7 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     outputs = rows_of(outer, everything) * weights.vector("final_norm")
     embedding = rows_of(weights.matrix("embed"), everything)
     attention = attention_spec_of(loaded.config, weights, corpus.layer)
-    arrays = train(corpus, embedding, outputs, recipe, printed("loss at step"), attention, kept)
+    arrays = train(corpus, embedding, outputs, recipe, printed("loss at step"), attention, kept, start=chosen.start)
     if arrays is None:
         sys.exit(LEFT)
     folder = chosen.out or settings.folder(FOLDER_NAME)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from miaotui.tasks.correction.candidates import EditCandidate
-from miaotui.tasks.correction.confusions import LONE, WORDS, confused
+from miaotui.tasks.correction.confusions import WORDS, confused
 
-SOUND, ALONE, PARTICLE, DOUBLED, ADDED = 2.5, 4.0, 1.0, 1.5, 5.0  # nats
+SOUND, ALONE, PARTICLE, DOUBLED = 3.5, 5.0, 2.0, 2.5  # nats
 ONCE = "的了是在和就也都有我你他这那不"  # characters that are seldom meant twice
 
 
@@ -27,8 +27,6 @@ def chinese_candidates(sentence: str, is_word: Callable[[str], bool]) -> list[Ed
                 found.append(EditCandidate(at, at + 1, other, ALONE))
         if character in ONCE and sentence[at + 1 : at + 2] == character:
             found.append(EditCandidate(at, at + 1, "", DOUBLED))
-        elif character in LONE:
-            found.append(EditCandidate(at, at + 1, "", ADDED))
     return list(dict.fromkeys(found))
 
 

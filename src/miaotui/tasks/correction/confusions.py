@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import cache
 
-LONE = "的了是"  # characters of which one too many may stand
 # characters that are common words of their own
 WORDS = """
 我你他她它您这那哪谁的地得了着过是在有和跟与就不没也都很太真更最只才又再还已要会能可应该想说讲问答听看见读写走跑飞坐站躺来去到回进出上下

@@ -62,10 +62,14 @@ class EaseModel:
         found: Floats = np.asarray((weights @ self.directions[places]) * self.gains, np.float32)
         return found
 
-    def effects(self, item: int, places: NDArray[np.int32], weights: Floats) -> Floats:
-        """Return what each item of a history adds to the score of an item, ``[history]``; their sum is the score."""
-        alike = self.directions[places] @ (self.gains * self.directions[item])
-        found: Floats = np.asarray(weights * alike / self.scale[item], np.float32)
+    def effects(self, items: NDArray[np.int64], places: NDArray[np.int32], weights: Floats) -> Floats:
+        """Return what each item of a history adds to the scores of some items, ``[items, history]``.
+
+        The sum of a row is the item's score. The history's rows are gathered once for all items: of a long history
+        that is most of the work.
+        """
+        alike = (self.gains * self.directions[items]) @ self.directions[places].T
+        found: Floats = np.asarray(weights * alike / self.scale[items, None], np.float32)
         return found
 
 

@@ -8,8 +8,10 @@ a log are ordered by time, then by their place.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ MAX_EVENTS = 20_000_000
 MAX_NAME_CHARACTERS = 512
 MAX_WEIGHT = 1e6
 Row = Sequence[Any]
-"""User, item and, if they are known, time in seconds and weight."""
+"""User, item and, if they are known, time (in seconds, or a date with or without a time of day) and weight."""
+_DATE = re.compile(r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[ T]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?)?Z?")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def read_events(rows: Iterable[Row], users: Iterable[str] = (), items: Iterable[
         pair = (user_numbers.setdefault(user, len(user_numbers)), item_numbers.setdefault(item, len(item_numbers)))
         before = kept.get(pair)
         if before is not None and before[:2] == (time_s, weight):
-            errors.append(RowError(index, f"event: is row {before[2]} again"))
+            errors.append(RowError(index, "event: an earlier row is the same"))
         elif before is None or time_s >= before[0]:
             kept[pair] = (time_s, weight, index)
     return _ordered(kept, tuple(user_numbers), tuple(item_numbers), tuple(errors))
@@ -94,7 +97,7 @@ def checked_row(row: Row) -> tuple[str, str, float, float]:
     """Return user, item, time and weight of a row. Raises `FieldError`."""
     if isinstance(row, (str, bytes)) or not isinstance(row, Sequence) or not 2 <= len(row) <= 4:
         raise FieldError("event", "must be user and item, then perhaps a time in seconds and a weight")
-    time_s = _number("time", row[2] if len(row) > 2 else None, 0.0)
+    time_s = _seconds(row[2] if len(row) > 2 else None)
     weight = _number("weight", row[3] if len(row) > 3 else None, 1.0)
     if not 0 < weight <= MAX_WEIGHT:
         raise FieldError("weight", f"must be above 0 and at most {MAX_WEIGHT:,.0f}, not {weight:g}")
@@ -110,6 +113,23 @@ def checked_name(field: str, value: Any) -> str:
     if len(value) > MAX_NAME_CHARACTERS:
         raise FieldError(field, f"has {len(value):,} characters, and may have {MAX_NAME_CHARACTERS}")
     return value.strip()
+
+
+def _seconds(value: Any) -> float:
+    """Return a time in seconds; a date, as spreadsheets write it, counts in UTC. Raises `FieldError`."""
+    date = _DATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if date is None:
+        try:
+            return _number("time", value, 0.0)
+        except FieldError as error:
+            raise FieldError(
+                "time", f"must be seconds or a date such as 2025-03-01 09:30, not {value!r:.40}"
+            ) from error
+    try:
+        year, month, day, hour, minute, second = (int(each or 0) for each in date.groups())
+        return datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc).timestamp()
+    except ValueError as error:
+        raise FieldError("time", f"is no date of the calendar: {value!r:.40}") from error
 
 
 def _number(field: str, value: Any, default: float) -> float:

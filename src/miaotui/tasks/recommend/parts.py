@@ -119,8 +119,10 @@ def standard(scores: Floats, left_out: NDArray[np.int32] | Sequence[int]) -> Flo
     if not counted.any():
         return np.zeros_like(scores)
     chosen = scores[:, counted]
-    spread = chosen.std(axis=1, keepdims=True)
-    found: Floats = np.where(spread > 1e-9, (scores - chosen.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-9), 0)
+    mean = chosen.mean(axis=1, keepdims=True)
+    chosen -= mean
+    spread = np.sqrt(np.einsum("ij,ij->i", chosen, chosen) / chosen.shape[1])[:, None]
+    found: Floats = np.where(spread > 1e-9, (scores - mean) / np.maximum(spread, 1e-9), 0)
     return found.astype(np.float32)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from miaotui.encoder import Encoder
 from miaotui.errors import FieldError, RequestError
@@ -134,7 +135,7 @@ class Recommender:
             ranked = rank(fitted.parts, fitted.weights, taken, aim, deeper(chosen, scorer))
             if scorer is not None:
                 ranked = self._reranked(ranked, scorer, taken, chosen.n)
-            found = tuple(self._shown(ranked, row, taken) for row in range(len(ranked.places)))
+            found = self._shown(ranked, taken)
         basis: Basis = "history" if len(taken) else "popularity"
         if intent is not None:
             basis = "history and intent" if len(taken) else "intent"
@@ -250,26 +251,34 @@ class Recommender:
         values[new] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
         return ItemVectors(values, vectors.mean)
 
-    def _shown(self, ranked: ItemRanking, row: int, taken: History) -> Recommendation:
-        place, fitted = int(ranked.places[row]), self.fitted
-        shares = zip((*PARTS, "intent"), ranked.shares[row].tolist(), strict=True)
-        return Recommendation(
-            fitted.log.items[place],
-            float(ranked.scores[row]),
-            fitted.texts[place],
-            {name: value for name, value in shares if value},
-            self._because(place, taken),
+    def _shown(self, ranked: ItemRanking, taken: History) -> tuple[Recommendation, ...]:
+        fitted, names = self.fitted, (*PARTS, "intent")
+        raised = self._raised(ranked.places, taken)
+        return tuple(
+            Recommendation(
+                fitted.log.items[place],
+                score,
+                fitted.texts[place],
+                {name: value for name, value in zip(names, shares, strict=True) if value},
+                self._because(effects, taken),
+            )
+            for place, score, shares, effects in zip(
+                ranked.places.tolist(), ranked.scores.tolist(), ranked.shares.tolist(), raised, strict=True
+            )
         )
 
-    def _because(self, place: int, taken: History) -> tuple[tuple[str, float], ...]:
-        """Return the items of a history that raise an item most, with their shares of what the history adds."""
-        if not len(taken):
-            return ()
+    def _raised(self, places: NDArray[np.int64], taken: History) -> Floats:
+        """Return how much each item of a history raises some items, ``[items, history]``: by EASE, or else by text."""
         parts = self.fitted.parts
-        effects = parts.ease.effects(place, taken.places, taken.weights)
-        if parts.vectors is not None and not np.any(effects > 0):
-            effects = taken.weights * (parts.vectors.values[taken.places] @ parts.vectors.values[place])
-        raised = np.maximum(effects, 0)
+        effects = np.maximum(parts.ease.effects(places, taken.places, taken.weights), 0)
+        without = ~effects.any(axis=1)
+        if parts.vectors is not None and without.any():
+            values = parts.vectors.values
+            effects[without] = np.maximum(taken.weights * (values[places[without]] @ values[taken.places].T), 0)
+        return effects
+
+    def _because(self, raised: Floats, taken: History) -> tuple[tuple[str, float], ...]:
+        """Return the items of a history that raise an item most, with their shares of what the history adds."""
         total = float(raised.sum())
         best = fusion.top_of(raised, BECAUSE)
         return tuple(
