@@ -68,7 +68,7 @@ def main() -> None:
     """Measure one encoder; print a table and a JSON line."""
     args = _arguments()
     path = resolve(args.model)
-    encoder, known, tests = _speech(path, args.data) if args.speech else _texts(path, args.data)
+    encoder, known, tests = (_speech if args.speech else _texts)(path, args.data, args.texts_seed)
     moments = Moments(encoder.matrices)
     encoder.embeddings(known, {}, moments)
     hessians = {name: moments.of(name) for name in encoder.matrices}
@@ -105,27 +105,32 @@ def main() -> None:
                 f"({100 * (ours / theirs - 1):+.0f}%, {100 * (ours / plain - 1):+.0f}%)",
                 flush=True,
             )
-    about = {"benchmark": "quantize_encoder", "model": args.model, "machine": describe().as_dict()}
+    about = {
+        "benchmark": "quantize_encoder",
+        "model": args.model,
+        "texts_seed": args.texts_seed,
+        "machine": describe().as_dict(),
+    }
     print(json.dumps({**about, "survey_s": survey_s, "rows": rows}))
 
 
-def _texts(path: Path, data: Path) -> tuple[MeasuredEncoder, list[Any], dict[str, list[Any]]]:
+def _texts(path: Path, data: Path, seed: int) -> tuple[MeasuredEncoder, list[Any], dict[str, list[Any]]]:
     """Return an encoder of texts, the texts to calibrate on, and those of each test, as tokens."""
     encoder = MeasuredEncoder(path)
     tokenizer = load_encoder_tokenizer(encoder.opened.metadata, encoder.opened.folder)
     chat = resolve(DEFAULT_MODEL)
-    calibration, _ = own_texts(chat, file_digest(chat), Settings.from_env())
+    calibration, _ = own_texts(chat, file_digest(chat), Settings.from_env(), seed=seed)
 
     def tokens(texts: Sequence[str]) -> list[list[int]]:
         return [list(tokenizer.encode_text(text, max_tokens=LENGTH, truncate=True).tokens) for text in texts]
 
     lines = [line for text in calibration.texts for line in text.splitlines() if len(line) > 40]
-    return encoder, tokens(lines[:400]), {name: tokens(texts) for name, texts in _data(data).items()}
+    return encoder, tokens(lines[:400]), {name: tokens(texts) for name, texts in _data(data, seed).items()}
 
 
-def _speech(path: Path, data: Path) -> tuple[SpeechEncoder, list[Any], dict[str, list[Any]]]:
+def _speech(path: Path, data: Path, seed: int) -> tuple[SpeechEncoder, list[Any], dict[str, list[Any]]]:
     encoder = SpeechEncoder(path)
-    return encoder, *encoder.sounds(data / "speech")
+    return encoder, *encoder.sounds(data / "speech", seed)
 
 
 def _bytes(encoder: MeasuredEncoder | SpeechEncoder, name: str, kind: BlockType) -> int:
@@ -138,7 +143,7 @@ def _ours(weights: Array, kind: BlockType, hessian: Array | None, tokens: int) -
     return StoredTensor("w", weights.shape, kind, data).float32()
 
 
-def _data(folder: Path) -> dict[str, list[str]]:
+def _data(folder: Path, seed: int) -> dict[str, list[str]]:
     found = {}
     for name in ("agnews", "sst2"):
         lines = [
@@ -147,7 +152,7 @@ def _data(folder: Path) -> dict[str, list[str]]:
             if path.name != "SOURCE.md"
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
         ]
-        found[name] = [line for line in lines if len(line) > 40][:200]
+        found[name] = [line for line in lines if len(line) > 40][200 * seed : 200 * (seed + 1)]
     return found
 
 
@@ -157,6 +162,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of evaluation data")
     parser.add_argument("--library", type=Path, help="folder of libggml-base.so (default: the peers')")
     parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--texts-seed", type=int, default=0, help="another one: other texts or speakers on both sides")
     parser.add_argument("--speech", action="store_true", help="MODEL is Whisper's; DATA has recordings (speech/fsdd)")
     return parser.parse_args()
 

@@ -42,6 +42,23 @@ def test_a_merge_by_options_and_by_recipe_is_one(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["merge", "a", "b", "--t", "0.3"], "linear has no t: methods with one are slerp"),
+        (["merge", "a", "b", "--method", "slerp", "--seed", "3"], "slerp has no seed"),
+        (["merge", "a", "b", "--scale", "2"], "linear has no scale"),
+        (["finetune", "a", "b.jsonl", "--replay-share", "0.5"], "name their file with --replay"),
+        (["finetune", "a", "b.jsonl", "--full", "--alpha", "8"], "--alpha is of an adapter"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("method: slerp\nmodels: x\n", "models must be a list"),

@@ -285,6 +285,7 @@ def test_the_command_line_plans(
         ("round_all: perhaps\n", "must be true or false"),
         ("types: [a, b]\n", "must be one value"),
         ("- 1\n", "is no recipe"),
+        ("max-kl: 0.1\nmax_kl: 0.2\n", "max_kl stands there twice"),
         ("size: [\n", "recipe.yaml"),
     ],
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ import pytest
 from made_texts import RATES, made_job
 
 from miaotui.backends.cpu.workspace import KvPages
+from miaotui.config import Settings
 from miaotui.errors import CacheError
 from miaotui.hub import files
+from miaotui.hub.store import PackedStore
 from miaotui.model.oracle import Oracle
+from miaotui.model.packed import load_packed, packed_key
+from miaotui.optimize import speed
 from miaotui.optimize.cost import MachineRates, answer_cost, cost_scale, kv_token_bytes, shaped_matrices
 from miaotui.optimize.layerwise import log_probabilities
 from miaotui.optimize.loss_meter import LossMeter
@@ -21,7 +26,7 @@ from miaotui.optimize.pruning.prune import PruneOptions, Pruning
 from miaotui.optimize.pruning.pruned_file import LayerWidths, write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape
 from miaotui.optimize.source import open_source
-from miaotui.optimize.speed import MeasuredSpeed, own_speed, scaled_rates
+from miaotui.optimize.speed import MeasuredSpeed, kept_speed, measured_speed, scaled_rates
 from miaotui.optimize.texts.choices import choice_rows, chosen
 from miaotui.text.load import load_tokenizer
 from tiny_models import make_tiny_gguf, tiny_config
@@ -38,12 +43,12 @@ def test_a_scaled_prediction_of_the_measured_file_is_the_measurement(tmp_path: P
         assert found.peak_bytes == pytest.approx(250_000_000, abs=2)
         asked = []
 
-        def speed() -> MeasuredSpeed:
+        def measure() -> MeasuredSpeed:
             asked.append(1)
             return MeasuredSpeed(1000.0, 0.05, 0.05, 250_000_000, 1, 100, 20, 1)
 
         def rates() -> MachineRates:
-            return scaled_rates(source, RATES, own_speed(source, RATES, speed, (100, 20), tmp_path))
+            return scaled_rates(source, RATES, kept_speed(source.digest(), RATES, measure, (100, 20), tmp_path))
 
         first, second = rates(), rates()
         assert first == second == replace(RATES, scale=scale)
@@ -51,6 +56,27 @@ def test_a_scaled_prediction_of_the_measured_file_is_the_measurement(tmp_path: P
         next(tmp_path.glob("speed-*.json")).write_text(json.dumps({"tokens": 1}), encoding="utf-8")
         assert rates() == first
         assert len(asked) == 2
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_measurement_leaves_the_cache_of_packed_weights_as_it_was(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path / "home"))
+    model = make_tiny_gguf(tmp_path, "llama", kind="Q8_0")
+    store = PackedStore(Settings.from_env().folder("packed"))
+    found = MeasuredSpeed(1000.0, 0.05, 0.05, 250_000_000, 1, 100, 20, 1)
+
+    def packed_in_a_process(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        load_packed(Path(command[3]), store).close()
+        return subprocess.CompletedProcess(command, 0, f"{json.dumps(asdict(found))}\n", "")
+
+    if known:
+        load_packed(model, store).close()
+    monkeypatch.setattr(speed.subprocess, "run", packed_in_a_process)
+    assert measured_speed(model, 100, 20) == found
+    assert store.holds(packed_key(model)) is known
+    assert len(list(store.folder.iterdir())) == known
 
 
 def test_a_shape_costs_what_its_file_costs(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from miaotui.errors import RequestError
 from miaotui.optimize.texts import own_texts
 from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows
 from miaotui.optimize.texts.openings import CALIBRATION, TEST
+from miaotui.training.texts import text_lines
 from tiny_models import make_tiny_gguf
 
 
@@ -36,6 +39,15 @@ def test_bytes_are_refused(content: bytes, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
         read_texts(tmp_path / "none.txt")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes by name")
+@pytest.mark.parametrize("read", [read_texts, lambda path: text_lines(path, 1 << 20)], ids=["texts", "lines"])
+def test_what_may_never_end_is_not_read(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull), tmp_path):
+        with pytest.raises(RequestError, match="no regular file"):
+            read(path)
 
 
 def test_three_lines_are_too_few() -> None:

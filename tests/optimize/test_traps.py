@@ -16,6 +16,8 @@ from miaotui.hub.formats.tensors import BlockType
 from miaotui.model.oracle import Oracle
 from miaotui.optimize import layerwise, optimizer
 from miaotui.optimize.layerwise import LayerwiseModel, divergence
+from miaotui.optimize.pruning.prune import PruneOptions, Pruning
+from miaotui.optimize.pruning.search import ShapeSearch
 from miaotui.optimize.source import open_source
 from tiny_models import make_tiny_gguf
 
@@ -72,6 +74,10 @@ def test_calibration_that_is_none_leaves_nothing_behind(
     job = made_job(model, tmp_path, size_bytes=150_000)
     assert job.options.calibration is not None
     write(job.options.calibration)
-    with pytest.raises(MiaotuiError, match=said):
-        job.run()
+    job.options = replace(job.options, measure_speed=True)
+    job.target = replace(job.target, prompt=20, answer=20)
+    job.measure = lambda *_: pytest.fail("work has begun")
+    for run in (job.run, ShapeSearch(job).run, Pruning(job, PruneOptions(layers=2)).run):
+        with pytest.raises(MiaotuiError, match=said):
+            run()
     assert not list(tmp_path.glob("out*"))

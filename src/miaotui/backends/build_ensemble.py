@@ -19,7 +19,7 @@ from miaotui.backends.options import Built, EngineOptions
 from miaotui.backends.sizes import engine_sizes
 from miaotui.config import Settings
 from miaotui.hub.store import content_key
-from miaotui.kernels.platform.host import read_host
+from miaotui.kernels.platform.cpu import probe
 from miaotui.model.config import ModelConfig
 from miaotui.schedule.plan import PAGE_SIZE
 from miaotui.schedule.scheduler import Scheduler
@@ -42,7 +42,7 @@ def build_ensemble(
     kv_bytes = sum(_kv_token_bytes(each.config, options.kv) for each in members)
     wanted = replace(options, context=min(options.context, shortest) if options.context else None)
     smallest = min((each.config for each in members), key=lambda config: config.context_length)
-    sizes = engine_sizes(smallest, wanted, kv_bytes, read_host().memory_bytes)
+    sizes = engine_sizes(smallest, wanted, kv_bytes, probe().memory_bytes)
     own = replace(wanted, context=sizes.limits.context, kv_tokens=sizes.limits.pages * PAGE_SIZE)
     with contextlib.ExitStack() as stack:
         built: list[Backend] = []

@@ -12,12 +12,13 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from miaotui.config import cache_error, format_size
-from miaotui.errors import CacheError
+from miaotui.errors import CacheError, RequestError
 
 _CHUNK_BYTES = 2**20
 
@@ -88,6 +89,18 @@ def file_size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def regular_size(path: Path) -> int:
+    """Return the bytes of a regular file.
+
+    Raises `RequestError` for anything else, since reading a pipe or a device may never end, and `OSError` for a path
+    that cannot be looked at.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise RequestError(f"{path} is no regular file: write the text to a file, and name that")
+    return found.st_size
 
 
 def require_room(folder: Path, needed_bytes: int) -> None:

@@ -88,6 +88,10 @@ class PackedStore:
         if self.max_bytes is not None:
             self.prune(self.max_bytes, keep=(key,))
 
+    def remove(self, key: str) -> None:
+        """Remove the file of ``key``, if there is one; a process that has opened it reads on."""
+        _remove(self.path(key))
+
     def prune(self, max_bytes: int, keep: Iterable[str] = ()) -> int:
         """Remove the least recently opened files until at most ``max_bytes`` remain; returns the
         bytes freed.

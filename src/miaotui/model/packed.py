@@ -136,12 +136,17 @@ def load_packed(
     `CacheError`.
     """
     extra = {"format": wanted.value, **({} if part is None else part.key)}
-    key = content_key(path, {"layout": LAYOUT, **extra})
+    key = packed_key(path, wanted, part)
     file = store.open(key)
     if file is not None:
         return PackedModel(file)
     with open_model(path) as files:
         return pack_model(files, store, key, wanted, packing_progress(progress, path, store, extra), part)
+
+
+def packed_key(path: Path, wanted: Format = Format.Q8, part: PackedPart | None = None) -> str:
+    """Return the name under which `load_packed` keeps the packed weights of the model at ``path``, or of a ``part``."""
+    return content_key(path, {"layout": LAYOUT, "format": wanted.value, **({} if part is None else part.key)})
 
 
 def packing_progress(

@@ -24,6 +24,7 @@ from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize.card import QualityLoss, ReportCard, write_card
 from miaotui.optimize.cost import MachineRates, work_bytes
 from miaotui.optimize.draft_gain import MeasuredDrafts, measured_drafts, own_drafts
+from miaotui.optimize.folder_copy import copied_folder
 from miaotui.optimize.front import front_points
 from miaotui.optimize.layerwise import Tokens
 from miaotui.optimize.loss_meter import LossMeter
@@ -39,8 +40,8 @@ from miaotui.optimize.plan import (
 )
 from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
 from miaotui.optimize.source import GgufSource, file_digest, open_source
-from miaotui.optimize.speed import MeasuredSpeed, measured_speed, own_speed, scaled_rates
-from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
+from miaotui.optimize.speed import MeasuredSpeed, kept_speed, measured_speed, scaled_rates
+from miaotui.optimize.texts.calibration import MIN_TOKENS, TextSet, read_texts, require_disjoint, token_rows, tokens_in
 from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
 from miaotui.types import Progress
@@ -101,14 +102,14 @@ class Optimization:
         """Return the model's own speed, if speed is measured at all. Raises `RequestError` for too long an answer."""
         if not self.options.measure_speed:
             return None
-        lengths, context = (self.target.prompt, self.target.answer), source.config.context_length
-        if sum(lengths) > context:
-            raise RequestError(
-                f"a prompt of {lengths[0]} tokens and an answer of {lengths[1]} do not fit into the model's context of "
-                f"{context}: lower --prompt or --answer"
-            )
-        kept = self.settings.folder("optimize")
-        return own_speed(source, self.rates, lambda: self.measure(source.path, *lengths), lengths, kept, self.target.kv)
+        _require_context(source, self.target)
+        return self.speed_of(source.path, source.digest())
+
+    def speed_of(self, file: Path, digest: str | None = None) -> MeasuredSpeed:
+        """Return the speed of ``file``, measured once, with the target's prompt and answer; see `kept_speed`."""
+        lengths, kept = (self.target.prompt, self.target.answer), self.settings.folder("optimize")
+        about = digest or file_digest(file)
+        return kept_speed(about, self.rates, lambda: self.measure(file, *lengths), lengths, kept, self.target.kv)
 
     def own_drafts(self, source: GgufSource) -> dict[str, Any] | None:
         """Return what drafts give on the model's own texts, as JSON values, if speed is measured at all."""
@@ -118,7 +119,7 @@ class Optimization:
 
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
-        self.require_place()
+        self.require_inputs()
         with open_source(self.path) as source, open_source(self.reference or self.path) as reference:
             return _Run(self, source, reference).card()
 
@@ -126,17 +127,9 @@ class Optimization:
         """Return the quantisation of a model before any text is read, for a plan."""
         return Quantization(source, TextSet("", ()), (), keep=self.options.keep, kinds=self.options.kinds)
 
-    def require_place(self) -> None:
-        """Raise `RequestError` for an output that cannot be written there, or a size that leaves nothing to do."""
-        if self.out.exists():
-            raise RequestError(f"{self.out} is there already: name another place (--out), or remove it")
-        if self.out.suffix != ".gguf":
-            raise RequestError(f"{self.out} must end in .gguf: that is what is written")
-        if self.target.size_bytes is not None and self.target.size_bytes >= self.path.stat().st_size:
-            raise RequestError(
-                f"{self.path.name} has {self.path.stat().st_size:,} bytes already, no more than the "
-                f"{self.target.size_bytes:,} asked for: there is nothing to do"
-            )
+    def require_inputs(self) -> None:
+        """Raise a `MiaotuiError` for what cannot become a file; see `require_inputs`."""
+        require_inputs(self.path, self.out, self.target, self.options)
 
 
 class _Run:
@@ -151,7 +144,6 @@ class _Run:
         first = best(planned(job.unread(source), job.target, self.rates), job.target)
         require_room(make_folder(job.out.parent), 2 * first.types.file_bytes)  # a candidate, and finished matrices
         self.drafts = self._timed("speed", lambda: job.own_drafts(reference))
-        _require_memory(source, options)
         self.calibration, self.test = self._timed("texts", lambda: text_sets(job, reference))
         require_disjoint(self.calibration, self.test)
         self.tokenizer = tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
@@ -186,15 +178,17 @@ class _Run:
         quality = self._timed("test", lambda: meter.of_file(file))
         speed = None
         if job.options.measure_speed:
-            speed = self._timed("speed", lambda: job.measure(file, job.target.prompt, job.target.answer))
+            speed = self._timed("speed", lambda: job.speed_of(file))
         return _Made(chosen, file, file.stat().st_size, quality, speed)
 
     def _finish(self, made: list[_Made], front: Sequence[FileCandidate]) -> ReportCard:
         job, last = self.job, made[-1]
         missed = last.misses(job.target)
         if missed:
+            slow = any(_is_speed(miss) for miss in missed)
+            again = "; speeds are kept, and measured anew after `miaotui doctor`" if slow else ""
             raise RequestError(
-                f"the target cannot be met; the nearest point that was measured has {' and '.join(missed)}"
+                f"the target cannot be met; the nearest point that was measured has {' and '.join(missed)}{again}"
             )
         card = self._card(last, made, front)
         replace(last.file, job.out)
@@ -295,8 +289,49 @@ def _next(found: Sequence[FileCandidate], target: OptimizeTarget, made: Sequence
     except RequestError:
         if not made:
             raise
-        too_slow = any("tokens/s" in miss or " s of" in miss for miss in made[-1].misses(target))
+        too_slow = any(_is_speed(miss) for miss in made[-1].misses(target))
         return found[0] if too_slow else found[-1]
+
+
+def _is_speed(miss: str) -> bool:
+    return "tokens/s" in miss or " s of" in miss
+
+
+def require_inputs(path: Path, out: Path, target: OptimizeTarget, options: OptimizeOptions) -> None:
+    """Check the place of the output, the model, its memory and the texts that were given, before anything is measured.
+
+    Raises a `MiaotuiError` for what cannot become a file.
+    """
+    if out.exists():
+        raise RequestError(f"{out} is there already: name another place (--out), or remove it")
+    if out.suffix != ".gguf":
+        raise RequestError(f"{out} must end in .gguf: that is what is written")
+    if target.size_bytes is not None and target.size_bytes >= path.stat().st_size:
+        raise RequestError(
+            f"{path.name} has {path.stat().st_size:,} bytes already, no more than the "
+            f"{target.size_bytes:,} asked for: there is nothing to do"
+        )
+    with open_source(path) as source:
+        if options.measure_speed:
+            _require_context(source, target)
+        _require_memory(source, options)
+        tokenizer = load_tokenizer(source.file.metadata, path.parent)
+        length = min(ROW_TOKENS, source.config.context_length)
+    given = [read_texts(file) for file in (options.calibration, options.test) if file is not None]
+    for texts in given:
+        token_rows(tokenizer, texts, length, MIN_TOKENS)
+    if len(given) > 1:
+        require_disjoint(*given)
+
+
+def _require_context(source: GgufSource, target: OptimizeTarget) -> None:
+    """Raise `RequestError` for a prompt and an answer that are longer than the model's context."""
+    context = source.config.context_length
+    if target.prompt + target.answer > context:
+        raise RequestError(
+            f"a prompt of {target.prompt} tokens and an answer of {target.answer} do not fit into the model's context "
+            f"of {context}: lower --prompt or --answer"
+        )
 
 
 def _require_memory(source: GgufSource, options: OptimizeOptions) -> None:
@@ -326,5 +361,7 @@ def about_texts(texts: TextSet, rows: Tokens) -> dict[str, Any]:
 
 
 def about_file(path: Path) -> dict[str, Any]:
-    """Return what a card says of a file."""
-    return {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size}
+    """Return what a card says of a file, and of the folder that it is a copy of."""
+    folder = copied_folder(path)
+    more = {} if folder is None else {"copy_of": folder}
+    return {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size, **more}

@@ -16,9 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from miaotui.config import Settings
 from miaotui.errors import EngineError, MiaotuiError
 from miaotui.hub.files import write_whole
 from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.hub.store import PackedStore
+from miaotui.model.packed import packed_key
 from miaotui.optimize.cost import MachineRates, answer_cost, cost_scale
 from miaotui.optimize.source import GgufSource
 
@@ -45,9 +48,12 @@ def measured_speed(file: Path, prompt: int, answer: int, kv: str = "f16") -> Mea
     """Run ``file`` in a process of its own, with keys and values of one answer, stored as ``kv``.
 
     Another process packs its weights before, as the first start of a model does: that takes more memory than the later
-    ones, which are measured. Raises `EngineError` where it does not run.
+    ones, which are measured. Weights that were not packed before are removed from the cache at the end: candidates are
+    many, and their names and times are no final file's. Raises `EngineError` where it does not run.
     """
     begin = [sys.executable, "-m", "miaotui.optimize.speed", os.fspath(file), str(prompt)]
+    store, key = PackedStore(Settings.from_env().folder("packed")), packed_key(file)
+    known = store.holds(key)
     try:
         for lengths in (["0"], [str(answer)]):
             done = subprocess.run(  # noqa: S603  (our own)
@@ -57,22 +63,25 @@ def measured_speed(file: Path, prompt: int, answer: int, kv: str = "f16") -> Mea
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
         said = getattr(error, "stderr", None) or str(error)
         raise EngineError(f"{file} does not run: {str(said).strip()[-300:]}") from error
+    finally:
+        if not known:
+            store.remove(key)
 
 
-def own_speed(
-    source: GgufSource,
+def kept_speed(
+    digest: str,
     rates: MachineRates,
     speed: Callable[[], MeasuredSpeed],
     lengths: tuple[int, int],
     kept: Path,
     kv: str = "f16",
 ) -> MeasuredSpeed:
-    """Return the model's own speed with a prompt and an answer of these ``lengths``.
+    """Return the speed of the file with this ``digest``, with a prompt and an answer of these ``lengths``.
 
-    ``speed`` measures it; what it found is kept in the folder ``kept``, so that plans of one model stay alike, until
-    the machine's ``rates`` are measured again.
+    ``speed`` measures it; what it found is kept in the folder ``kept``, so that the same model and target give the same
+    plan and the same file, until the machine's ``rates`` are measured again.
     """
-    about = [FORM, source.digest(), *lengths, rates.read_gb_per_s, rates.int8_gmac_per_s, kv]
+    about = [FORM, digest, *lengths, rates.read_gb_per_s, rates.int8_gmac_per_s, kv]
     path = kept / f"speed-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
     try:
         found = MeasuredSpeed(**read_object(path))

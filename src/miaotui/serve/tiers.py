@@ -223,10 +223,13 @@ def _refusing(options: RequestOptions) -> RequestOptions:
 
 
 def _loss(model: ServedModel, first: ServedModel) -> float | None:
-    """Return what the report card beside a model's file says that it lost against the first tier's file; else None."""
+    """Return what the report card beside a model's file says that it lost against the first tier's; else None.
+
+    The first tier is the file that the card names, or the folder that this file is a copy of.
+    """
     try:
         card = read_card(model.loop.model.path)
-        is_of_first = card.source["sha256"] == model_digest(first.loop.model.path)
-        return float(card.quality["mean_kl"]) if is_of_first else None
-    except (MiaotuiError, KeyError, TypeError, ValueError):
+        sources = (card.source["sha256"], card.source.get("copy_of", {}).get("sha256"))
+        return float(card.quality["mean_kl"]) if model_digest(first.loop.model.path) in sources else None
+    except (MiaotuiError, AttributeError, KeyError, TypeError, ValueError):
         return None

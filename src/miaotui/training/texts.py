@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import RequestError
+from miaotui.hub.files import regular_size
 from miaotui.libraries import need
 
 
@@ -24,7 +25,7 @@ def numbered_lines(path: Path, most_bytes: int) -> list[tuple[int, str]]:
     Only a line feed ends a line (with or without a carriage return): JSON may hold Unicode's other separators.
     """
     try:
-        if path.stat().st_size > most_bytes:
+        if regular_size(path) > most_bytes:
             raise RequestError(f"{path} has more than {most_bytes >> 20} MB: train on a part of it")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -21,6 +21,7 @@ from miaotui.errors import MiaotuiError, RequestError, UnsupportedModelError
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
+from miaotui.optimize.learning import finetune
 from miaotui.optimize.learning.finetune import FinetuneFiles, Finetuning
 from miaotui.optimize.learning.recipe import FinetuneRecipe
 from miaotui.optimize.origin import read_origin
@@ -249,7 +250,8 @@ def _step(state: Path) -> int:
 
 
 @pytest.mark.compare
-def test_bad_runs_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_bad_runs_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "own_texts", lambda *_: pytest.fail("work has begun"))
     base, general = make_tiny_folder(tmp_path, "llama"), FinetuneFiles(general=write_general(tmp_path / "g.txt"))
     few, lines = write_chats(tmp_path / "few.jsonl", 3), write_chats(tmp_path / "a.jsonl", 30)
     moe = make_tiny_folder(tmp_path, "mixtral")
@@ -258,6 +260,7 @@ def test_bad_runs_are_refused_before_any_work(tmp_path: Path) -> None:
         (base, lines, FinetuneFiles(general=general.general, held_out=few), "both learned and held out"),
         (base, lines, FinetuneFiles(general=general.general, replay=few), "not learned anyway"),
         (base, lines, FinetuneFiles(general=few), "at least 1024"),
+        (base, lines, FinetuneFiles(start=tmp_path / "none"), "adapter"),
         (moe, lines, general, "experts"),
     ]
     for model, data, files, message in cases:
@@ -265,6 +268,9 @@ def test_bad_runs_are_refused_before_any_work(tmp_path: Path) -> None:
             Finetuning(str(model), [data], tmp_path / "out", RECIPE, files).run()
         assert not (tmp_path / "out").exists()
         assert not (tmp_path / "out.work").exists()
+    monkeypatch.setenv("MIAOTUI_MEMORY_GB", "0.002")
+    with pytest.raises(RequestError, match=r"of memory, and 2\.0 MB may be used"):
+        Finetuning(str(base), [lines], tmp_path / "out", RECIPE).run()
 
 
 @pytest.mark.parametrize(

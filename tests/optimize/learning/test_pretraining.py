@@ -149,7 +149,7 @@ def _step(state: Path) -> int:
 
 
 @pytest.mark.compare
-def test_bad_runs_are_refused_before_any_work(texts: Path, tmp_path: Path) -> None:
+def test_bad_runs_are_refused_before_any_work(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     binary, short, full = tmp_path / "binary", tmp_path / "short", tmp_path / "full"
     binary.write_bytes(bytes(range(256)) * 10)
     short.write_text("three\nshort\nlines\n")
@@ -160,6 +160,9 @@ def test_bad_runs_are_refused_before_any_work(texts: Path, tmp_path: Path) -> No
         with pytest.raises(MiaotuiError, match=message):
             Pretraining([path], tmp_path / out, SMALL).run()
         assert not (tmp_path / "new").exists()
+    monkeypatch.setenv("MIAOTUI_MEMORY_GB", "0.002")
+    with pytest.raises(RequestError, match=r"of memory, and 2\.0 MB may be used"):
+        Pretraining([texts], tmp_path / "new", SMALL).run()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from serving import Serving, serving
 from miaotui.config import Settings
 from miaotui.errors import DeadlineUnattainableError, OverloadedError, RequestError
 from miaotui.optimize.card import FORM, SUFFIX
-from miaotui.optimize.source import file_digest
+from miaotui.optimize.folder_copy import as_gguf
+from miaotui.optimize.optimizer import about_file
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.middleware.access import CURRENT, Account
 from miaotui.serve.models import ObservedModel, Running, ServedModels
@@ -291,11 +292,14 @@ def test_rules_that_are_wrong(server: Serving, word: str, message: str) -> None:
     assert [rule.tokens for rule in router.rules] == [None, 9, None]
 
 
-def test_a_report_card_says_how_near_a_tier_is(tmp_path: Path) -> None:
-    """Only a card about this very file, made from the first tier's, counts."""
-    first, small, other = (make_tiny_gguf(tmp_path, "llama", seed=seed) for seed in range(3))
-    about = {path: {"name": path.name, "sha256": file_digest(path), "bytes": 1} for path in (first, small, other)}
-    for path, source in ((small, first), (other, small)):
+def test_a_report_card_says_how_near_a_tier_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a card about this very file counts, made from the first tier's, or from the copy of its folder."""
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path / "home"))
+    first, small, other, third = (make_tiny_gguf(tmp_path, "llama", seed=seed) for seed in range(4))
+    folder = make_tiny_folder(tmp_path, "llama")
+    copy = as_gguf(folder, Settings.from_env())
+    about = {path: about_file(path) for path in (first, small, other, third, copy)}
+    for path, source in ((small, first), (other, small), (third, copy)):
         card = {
             "file": about[path],
             "source": about[source],
@@ -307,15 +311,16 @@ def test_a_report_card_says_how_near_a_tier_is(tmp_path: Path) -> None:
             "measured_candidates": 1,
         }
         path.with_name(path.name + SUFFIX).write_text(json.dumps(card))
-    places = {"first": first, "small": small, "other": other}
+    places = {"first": first, "small": small, "other": other, "folder": folder, "third": third}
     losses: list[float | None] = []
 
     def parts(models: Mapping[str, ServedModel]) -> Mapping[str, Any]:
-        losses.extend(tier.loss for tier in TierGroup("x", list(models.values())).tiers)
+        for names in (("first", "small", "other"), ("folder", "third", "small")):
+            losses.extend(tier.loss for tier in TierGroup("x", [models[name] for name in names]).tiers)
         return {}
 
     with serving(places, Settings.from_env(), parts=parts):
-        assert losses == [0.0, 0.04, None]
+        assert losses == [0.0, 0.04, None, 0.0, 0.04, None]
 
 
 def test_a_part_that_is_taken_back_is_not_charged() -> None:

@@ -30,12 +30,15 @@ def finetune(parsed: argparse.Namespace) -> int:
     if "targets" in given:
         given["targets"] = tuple(name for name in given["targets"].split(",") if name)
     if hasattr(parsed, "replay_share"):
+        if not hasattr(parsed, "replay"):
+            raise RequestError("--replay-share is a share of old lines: name their file with --replay")
         given["replay"] = parsed.replay_share
     elif "replay" in given:
         del given["replay"]
     if getattr(parsed, "full", False):
-        if "rank" in given:
-            raise RequestError("--full trains all weights, and --rank an adapter: give one of them")
+        for name in ("rank", "alpha", "targets"):
+            if name in given:
+                raise RequestError(f"--full trains all weights, and --{name} is of an adapter: give one of them")
         given["rank"] = 0
     use_threads(getattr(parsed, "threads", None))
     files = FinetuneFiles(*(_file(parsed, name) for name in ("held_out", "general", "replay", "start")))

@@ -26,12 +26,13 @@ def merge(parsed: argparse.Namespace) -> int:
     from miaotui.cli.output.progress import ProgressBars
     from miaotui.config import Settings
     from miaotui.optimize.merging.merge import merge as merge_models
-    from miaotui.optimize.merging.recipe import MergeRecipe
+    from miaotui.optimize.merging.recipe import MergeRecipe, require_used
 
     given = _given(parsed)
     out = given.pop("out", None)
     if out is None:
         raise RequestError("say where the merged model shall lie: miaotui merge MODEL MODEL --out PLACE")
+    require_used(given.get("method", "linear"), given)
     recipe = MergeRecipe(given.pop("method", "linear"), tuple(given.pop("models", ())), **given)
     with ProgressBars() as progress:
         origin = merge_models(recipe, Path(out).expanduser(), Settings.from_env(), progress)

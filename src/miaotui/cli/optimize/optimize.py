@@ -40,7 +40,7 @@ def optimize(parsed: argparse.Namespace) -> int:
     from miaotui.optimize.encoders.quantize import EncoderOptimization
     from miaotui.optimize.folder_copy import as_gguf
     from miaotui.optimize.front import front_page
-    from miaotui.optimize.optimizer import Optimization, OptimizeOptions
+    from miaotui.optimize.optimizer import Optimization, OptimizeOptions, require_inputs
     from miaotui.optimize.plan import OptimizeTarget, kinds_named
     from miaotui.optimize.pruning.prune import Pruning
     from miaotui.optimize.pruning.search import ShapeSearch
@@ -73,9 +73,12 @@ def optimize(parsed: argparse.Namespace) -> int:
             return _shown(parsed, card, out)
         if pruning is not None and not wishes.keys() - {"prompt", "answer", "kv"}:
             wishes["size_bytes"] = path.stat().st_size - 1
-        job = Optimization(path, out, OptimizeTarget(**wishes), _rates(), options, settings, progress)
-        job.measure = partial(measured_speed, kv=job.target.kv)
-        if getattr(parsed, "plan", False):
+        target, plan = OptimizeTarget(**wishes), getattr(parsed, "plan", False)
+        if not plan:
+            require_inputs(path, out, target, options)  # before the machine is measured
+        job = Optimization(path, out, target, _rates(), options, settings, progress)
+        job.measure = partial(measured_speed, kv=target.kv)
+        if plan:
             print(json.dumps(job.plan(), indent=1))
             return 0
         if pruning is not None:
@@ -167,9 +170,13 @@ def _recipe(path: Path) -> dict[str, Any]:
     values = read_yaml(path, MAX_RECIPE_BYTES)
     if not isinstance(values, dict) or not values:
         raise RequestError(f"{path} is no recipe: expected options by name, such as 'size: 80MB'")
-    words = []
+    words: list[str] = []
+    seen: set[str] = set()
     for key, value in values.items():
         name = str(key).replace("-", "_")
+        if name in seen:
+            raise RequestError(f"{path}: {name} stands there twice, with - and with _: give one")
+        seen.add(name)
         if name not in (*TARGET, *WAY, *LEFT_OUT):
             raise RequestError(f"{path}: unknown option {key!r}; a recipe has {', '.join((*TARGET, *WAY, *LEFT_OUT))}")
         if name in FLAGS:

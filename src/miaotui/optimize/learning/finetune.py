@@ -21,18 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.bench.evaluation import peak_bytes
-from miaotui.config import Settings, format_size, make_folder
+from miaotui.config import Settings, make_folder
 from miaotui.errors import RequestError
 from miaotui.hub.files import replace
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.hub.resolve import resolve
-from miaotui.kernels.platform.host import read_host
+from miaotui.model.adapters.adapter import LowRankAdapter
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.model.writing.files import require_new, require_whole, write_like
 from miaotui.model.writing.layout import StoredLayout, array_bytes
 from miaotui.model.writing.peft import write_peft
 from miaotui.optimize.learning.forgetting import forgetting
+from miaotui.optimize.learning.memory import learning_bytes, require_memory
 from miaotui.optimize.learning.recipe import FinetuneRecipe, recipe_json, require_same
 from miaotui.optimize.origin import Origin, described, model_digest, write_origin
 from miaotui.optimize.texts.calibration import read_texts, token_rows
@@ -40,7 +41,7 @@ from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.training.checkpoint import read_state, write_state
-from miaotui.training.decoder import HEAD_ROWS, DecoderOptions, TorchDecoder
+from miaotui.training.decoder import DecoderOptions, TorchDecoder
 from miaotui.training.examples import Example, ExampleSet, read_examples
 from miaotui.training.loop import LoopOptions, TrainingLoop, mean_losses
 from miaotui.training.schedule import examples_of
@@ -52,6 +53,7 @@ EVERY = 10  # one line in so many is held out
 LEAST_LINES = 8
 GENERAL_TOKENS, GENERAL_LENGTH = 4096, 256
 STATE = "training.safetensors"
+REMEDY = "train an adapter instead of all weights, accumulate more parts, recompute layers, or take shorter texts"
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,12 @@ class _Run:
         self._work = job.out.with_name(f"{job.out.name}.work")
         self._began_s = time.perf_counter()
         self._torch = load_torch()
-        _require_memory(opened, job.recipe)
+        require_memory(predicted_bytes(opened, job.recipe), REMEDY)
+        start = None if job.files.start is None else self._pairs(job.files.start)
         general = self._general()
         self._decoder = self._new_decoder(self._recipe.rank)
-        if job.files.start is not None:
-            self._begin_with(job.files.start)
+        if start is not None:
+            self._begin_with(start)
         options = LoopOptions(self._recipe.steps, self._recipe.rate, self._recipe.accumulate)
         self._loop = TrainingLoop(self._decoder, options, lambda step: lines.batch(step, self._recipe), Worker())
         self._rows, self._general_name, self._seconds = general[0], general[1], 0.0
@@ -245,12 +248,15 @@ class _Run:
         dtype = dtype_named(self._torch, recipe.precision)
         return TorchDecoder(self._torch, self._opened.config, weights, dtype, rank, recipe.seed, options)
 
-    def _begin_with(self, start: Path) -> None:
+    def _pairs(self, start: Path) -> LowRankAdapter:
+        """Read what an earlier run has learned."""
         if not self._recipe.rank:
             raise RequestError("a run that trains all weights begins with a model: name it instead of --from")
-        pairs = read_adapter(start, self._opened.config)
+        return read_adapter(start, self._opened.config)
+
+    def _begin_with(self, pairs: LowRankAdapter) -> None:
         if pairs.keys() != self._decoder.pairs.keys():
-            raise RequestError(f"{start} changes other products than this run: give the same --targets")
+            raise RequestError(f"{self._job.files.start} changes other products than this run: give the same --targets")
         self._decoder.begin_with(pairs)
 
     @contextlib.contextmanager
@@ -322,25 +328,11 @@ def _change(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
     }
 
 
-def _require_memory(opened: ModelFiles, recipe: FinetuneRecipe) -> None:
-    """Raise `RequestError` if a run would take more memory than the machine has."""
-    memory = read_host().memory_bytes
-    needed = predicted_bytes(opened, recipe)
-    if memory is not None and needed > memory:
-        raise RequestError(
-            f"the run needs about {format_size(needed)} of memory, and the machine has {format_size(memory)}: train an "
-            "adapter instead of all weights, accumulate more parts, recompute layers, or take shorter texts"
-        )
-
-
 def predicted_bytes(opened: ModelFiles, recipe: FinetuneRecipe) -> int:
-    """Return the memory that a run will take, about: weights, gradients, moments, activations, logits."""
+    """Return the memory that a run will take, about."""
     config, tensors = opened.config, opened.tensors
     sizes = {name: math.prod(tensors[name].shape) for name in tensors}
-    weights = sum(sizes.values())
     adapter = sum(recipe.rank * sum(tensors[name].shape) for name in sizes if name.rpartition(".")[2] in recipe.targets)
-    trained = adapter if recipe.rank else weights
+    weights = sum(sizes.values())
     rows = -(-recipe.batch // recipe.accumulate) * min(recipe.length, config.context_length)
-    layer = 4 * rows * (14 * config.hidden_size + 6 * config.ffn_size + 4 * config.n_heads * config.head_dim)
-    layers = layer + 4 * rows * config.hidden_size * config.n_layers if recipe.recompute else layer * config.n_layers
-    return 6 * weights + 16 * trained + layers + 16 * HEAD_ROWS * config.vocab_size
+    return learning_bytes(config, weights, adapter if recipe.rank else weights, rows, recipe.recompute)

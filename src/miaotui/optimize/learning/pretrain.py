@@ -26,6 +26,7 @@ from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import architecture_of
 from miaotui.model.reading.from_hf import config_from_hf, hf_sources
 from miaotui.model.reading.names import tensor_shapes
+from miaotui.optimize.learning.memory import learning_bytes, require_memory
 from miaotui.optimize.learning.recipe import PretrainRecipe, recipe_json, require_same
 from miaotui.optimize.origin import Origin, described, write_origin
 from miaotui.training.checkpoint import Arrays, read_state, write_state
@@ -45,6 +46,7 @@ LEAST_TEXTS = 40
 END = "<|endoftext|>"
 DECAY = 0.1
 STATE = "training.safetensors"
+REMEDY = "make the model smaller, accumulate more parts, recompute layers, or take shorter texts"
 FREE = ("steps", "processes")  # of a run that goes on, may change
 
 
@@ -94,6 +96,7 @@ class Pretraining:
         kept = read_state(self.out / STATE)
         if kept is None and self.out.is_dir() and any(self.out.iterdir()):
             raise RequestError(f"{self.out} is not empty, and holds no run that could go on: name another folder")
+        require_memory(predicted_bytes(self.recipe), REMEDY)
         tokenizer = None
         if kept is not None:
             require_same(self.recipe, kept[1].get("recipe", ""), FREE)
@@ -152,6 +155,14 @@ class Pretraining:
         origin = Origin("train", described(self.out.name, self.out), (), recipe, measured)
         write_origin(self.out, origin)
         return origin
+
+
+def predicted_bytes(recipe: PretrainRecipe) -> int:
+    """Return the memory that a run will take in all its processes, about."""
+    config = config_from_hf(recipe.config(recipe.vocabulary, 0))
+    weights = sum(math.prod(shape) for shape in tensor_shapes(config).values())
+    texts = -(-recipe.batch // (recipe.processes * recipe.accumulate))
+    return recipe.processes * learning_bytes(config, weights, weights, texts * recipe.length, recipe.recompute)
 
 
 def read_rows(paths: Sequence[Path], recipe: PretrainRecipe, tokenizer: str | None = None) -> TrainingRows:

@@ -7,7 +7,7 @@ itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +17,7 @@ MergeMethod = Literal["linear", "slerp", "task-arithmetic", "ties", "dare-linear
 METHODS: tuple[MergeMethod, ...] = get_args(MergeMethod)
 WITH_BASE = ("task-arithmetic", "ties", "dare-linear", "dare-ties")
 WITH_DENSITY = ("ties", "dare-linear", "dare-ties")
+USERS = {"t": ("slerp",), "scale": WITH_BASE, "seed": ("dare-linear", "dare-ties"), "densities": WITH_DENSITY}
 TOKENIZERS = ("same", "union")
 DTYPES = ("f32", "f16", "bf16")
 MOST_MODELS = 16
@@ -93,6 +94,14 @@ class MergeRecipe:
         if not self.densities:
             return 1.0 if self.method not in WITH_DENSITY else 0.5
         return self.densities[model if len(self.densities) > 1 else 0]
+
+
+def require_used(method: str, names: Iterable[str]) -> None:
+    """Raise `RequestError` if a number was named that ``method`` does not read."""
+    for name in names:
+        users = USERS.get(name)
+        if users is not None and method in METHODS and method not in users:
+            raise RequestError(f"{method} has no {name}: methods with one are {', '.join(users)}")
 
 
 def value_at(curve: Sequence[float], place: float) -> float:

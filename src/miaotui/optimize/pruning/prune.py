@@ -66,7 +66,7 @@ class Pruning:
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
         job, options = self.job, self.options
-        job.require_place()
+        job.require_inputs()
         with open_source(job.path) as source:
             require_shape(source.config, options.layers, options.kv_heads, options.ffn)
             if options.mask is None and not self._shrinks(source):
@@ -215,7 +215,7 @@ class PruneRun:
         """Copy the file to ``out``; return its card."""
         job = self._job
         shutil.copyfile(file, out)
-        speed = job.measure(out, job.target.prompt, job.target.answer) if job.options.measure_speed else None
+        speed = job.speed_of(out) if job.options.measure_speed else None
         texts = {
             "calibration": about_texts(self._calibration, self._rows),
             "test": about_texts(self._test, self._test_rows),

@@ -37,7 +37,7 @@ class ShapeSearch:
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
         job = self.job
-        job.require_place()
+        job.require_inputs()
         with open_source(job.path) as source:
             why = self._refused(source)
             shapes = meeting_shapes(job.unread(source), job.target, job.scaled_rates(source)) if why else []

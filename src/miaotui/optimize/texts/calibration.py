@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import RequestError
+from miaotui.hub.files import regular_size
 from miaotui.optimize.layerwise import Array, Tokens
 
 MAX_TEXT_BYTES = 64 << 20
@@ -45,7 +46,7 @@ class TextSet:
 def read_texts(path: Path) -> TextSet:
     """Read texts that are apart by an empty line. Raises `RequestError` for a file that is no text, or too large."""
     try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
+        if regular_size(path) > MAX_TEXT_BYTES:
             raise RequestError(f"{path} is larger than {MAX_TEXT_BYTES >> 20} MiB: give a part of it")
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
