@@ -41,6 +41,7 @@ def test_a_file_is_read_and_written_as_the_same_values(tmp_path: Path) -> None:
     ("values", "reason"),
     [
         ([], "the file: expected names with values"),
+        (None, "the file: expected names with values, not nothing"),
         ({}, "models: expected names with values"),
         ({"models": {}}, "expected at least one"),
         ({"models": {"indexes": {"model": "x"}}}, "is the name of the replicas of indexes"),

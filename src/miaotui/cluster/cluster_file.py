@@ -217,7 +217,8 @@ def _located(pool: PoolSpecification) -> PoolSpecification:
 
 def _mapping(values: Any, where: str, known: Collection[str] | None) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
-        raise RequestError(f"{where}: expected names with values, not {type(values).__name__}")
+        found = "nothing" if values is None else type(values).__name__
+        raise RequestError(f"{where}: expected names with values, not {found}")
     for name in values:
         if known is not None and name not in known:
             near = difflib.get_close_matches(str(name), known, 1)

@@ -13,7 +13,9 @@ from miaotui.backends.options import EncoderOptions
 from miaotui.cli import main
 from miaotui.encoder import Encoder
 from miaotui.encoders.runtime import run_encoder
+from miaotui.errors import EngineError
 from miaotui.llm import load
+from miaotui.serve.batch.lines import BatchLine
 from tiny_encoder_models import make_encoder_folder
 from tiny_models import make_tiny_folder
 
@@ -108,3 +110,27 @@ def test_actors_of_ray_answer_as_one_process_does(tmp_path: Path) -> None:
         assert main(words) == 1
         assert read(place) == {**wanted(llama, encoder), "wrong": 404, "None": "invalid_line"}
         assert main(words) == 0, "all is there"
+
+
+def test_an_object_store_without_room_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed: pip install 'miaotui[cluster]'")
+    from miaotui.cluster.on_ray import batch  # noqa: PLC0415  (imports Ray)
+
+    class Full:
+        """Ray Data whose store takes nothing."""
+
+        def __init__(self, error: Exception) -> None:
+            self._error = error
+
+        def from_items(self, items: list[Any]) -> Any:
+            raise self._error
+
+    line = BatchLine("0", "c0", "/v1/completions", {"model": "tiny", "prompt": [5]})
+    for error, reason in (
+        (exceptions.ObjectStoreFullError("no"), "its object store and the disk behind it have no room"),
+        (exceptions.OutOfDiskError("no"), "its object store and the disk behind it have no room"),
+        (exceptions.NodeDiedError("the node is gone"), "NodeDiedError: the node is gone"),
+    ):
+        monkeypatch.setattr(batch, "_ray_data", lambda *_, error=error: Full(error))
+        with pytest.raises(EngineError, match=reason):
+            list(batch.answers_of(iter([line]), {"tiny": "x"}, 1, 1.0, None))

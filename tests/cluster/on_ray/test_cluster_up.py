@@ -48,3 +48,13 @@ def test_a_head_that_is_not_there_is_named_at_once() -> None:
     for address, reason in ((f"127.0.0.1:{port}", "accepts no connection"), ("nowhere", "no Ray answers at nowhere")):
         with pytest.raises(RequestError, match=reason):
             run.connect(address)
+
+
+def test_a_cluster_that_another_process_has_ended_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed: pip install 'miaotui[cluster]'")
+
+    def drained(*_: object) -> int:
+        raise exceptions.ActorDiedError
+
+    monkeypatch.setattr(run, "drain", drained)
+    assert run.down(None, 1.0) == 0

@@ -156,9 +156,15 @@ def drain(address: str | None, timeout_s: float = 30.0) -> int:
 
 
 def down(address: str | None, timeout_s: float = 30.0) -> int:
-    """Drain a cluster and end it; Ray itself goes on. Returns how many requests were cut off."""
-    left = drain(address, timeout_s)
-    _, serve = _libraries()
+    """Drain a cluster and end it; Ray itself goes on. Returns how many requests were cut off.
+
+    One that another process has ended meanwhile is no error.
+    """
+    ray, serve = _libraries()
+    try:
+        left = drain(address, timeout_s)
+    except ray.exceptions.RayActorError:  # Serve's controller went with it
+        return 0
     from miaotui.cluster.on_ray.scale import APPLICATION  # noqa: PLC0415  (imports Ray)
 
     serve.delete(APPLICATION)
