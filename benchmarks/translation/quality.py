@@ -6,10 +6,10 @@
 DATA holds ``ntrex-en-zh``. Pairs are drawn with seed 0. Both engines get equal prompts (token ids), the weights of
 one GGUF file (transformers' dequantized to float32), and choose greedily; ``first`` is the first answer,
 paired with transformers', ``checked`` the call's own result, with its checks and further attempts. Answers are kept in
-the cache, so that a run goes on where another one ended; a difference of BLEU is of the sentences that all have
-answered, with the interval of samples of sentences. ``--transformers`` needs torch and accelerate. Hostile texts are
-translated into the other language; loops and echoes are told by `hostile_texts`. Scores by sacrebleu, whose signature
-is printed. One JSON line last.
+the cache, so that a run goes on where another one ended; differences of BLEU and of a sentence's mean chrF are of the
+sentences that all have answered, with the intervals of samples of sentences. ``--transformers`` needs torch and
+accelerate. Hostile texts are translated into the other language; loops and echoes are told by `hostile_texts`. Scores
+by sacrebleu, whose signature is printed. One JSON line last.
 """
 
 from __future__ import annotations
@@ -152,14 +152,23 @@ def scores(found: Answers, keys: Sequence[str], references: dict[str, str], targ
 
 
 def difference(ours: Answers, theirs: Answers, keys: Sequence[str], references: dict[str, str], target: str) -> Row:
-    """BLEU of ours less theirs, with the 95% interval of samples of sentences, the same ones for both."""
+    """BLEU and a sentence's mean chrF, ours less theirs, with 95% intervals of samples of sentences, equal for both."""
     bleu = sacrebleu.BLEU(tokenize="zh" if target == "zh" else "13a")
     counts = np.array([[ngram_counts(bleu, each[key], references[key]) for key in keys] for each in (ours, theirs)])
     drawn = np.random.default_rng(0).integers(0, len(keys), (SAMPLES, len(keys)))
     made = [corpus_difference(counts[:, sample].sum(axis=1)) for sample in drawn]
     low, high = np.quantile(made, (0.025, 0.975))
     whole = corpus_difference(counts.sum(axis=1))
-    return {"bleu": round(whole, 2), "interval": [round(float(low), 2), round(float(high), 2)]}
+    chrf = sacrebleu.CHRF()
+    sentences = [[chrf.sentence_score(each[key], [references[key]]).score for key in keys] for each in (ours, theirs)]
+    more = np.subtract(*np.array(sentences))
+    few, many = np.quantile(more[drawn].mean(axis=1), (0.025, 0.975))
+    return {
+        "bleu": round(whole, 2),
+        "interval": [round(float(low), 2), round(float(high), 2)],
+        "sentence_chrf": round(float(more.mean()), 2),
+        "sentence_chrf_interval": [round(float(few), 2), round(float(many), 2)],
+    }
 
 
 def ngram_counts(bleu: sacrebleu.BLEU, found: str, wanted: str) -> list[int]:

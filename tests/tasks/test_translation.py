@@ -246,6 +246,8 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
     path = tmp_path / "terms.csv"
     path.write_text("tram,有轨电车\n\nbus,公交车\n", encoding="utf-8")
     assert read_glossary(path) == {"tram": "有轨电车", "bus": "公交车"}
+    path.write_bytes("有轨电车,tram,\r\n公交车,bus,\r\n".encode("gb18030"))
+    assert read_glossary(path) == {"有轨电车": "tram", "公交车": "bus"}
     path.write_text("tram\n", encoding="utf-8")
     with pytest.raises(RequestError, match="line 1: must be a term and its translation"):
         read_glossary(path)
