@@ -169,7 +169,7 @@ except MiaotuiError as error:
 def test_a_full_disk_is_one_error_and_the_index_intact(tmp_path: Path) -> None:
     with Index.create(tmp_path / "index") as index:
         index.add([Document("1", "cats")])
-    command = [sys.executable, "-c", WRITES_TOO_MUCH, str(tmp_path / "index"), str(HERE)]
+    command = [sys.executable, "-c", WRITES_TOO_MUCH, str(tmp_path / "index"), str(HERE.parent)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout.startswith("DocumentIndexError cannot write the index"), ended
     with Index.open(tmp_path / "index") as index:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -146,23 +148,28 @@ def test_many_streams_say_what_each_says_alone(server: Serving) -> None:
 def test_a_request_that_fails_midway_says_so_in_an_event(server: Serving) -> None:
     engine = server.hosts["tiny"].loop.engine
     take = engine._take
-    count = 0
+    takes, was_read = itertools.count(1), threading.Event()
 
     def faulty(*args: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count > 3:
+        if next(takes) > 3:
+            assert was_read.wait(60), "no event was read"
             raise MemoryError("secret")
         return take(*args)
 
+    body = LONG | {"stream": True, "max_tokens": 900}
     try:
         engine._take = faulty  # type: ignore[method-assign]
-        answer = plain_http.post(server.url + CHAT, json=LONG | {"stream": True, "max_tokens": 900})
+        with plain_http.stream("POST", server.url + CHAT, json=body) as answer:
+            pieces = answer.iter_text()
+            text = next(pieces)
+            was_read.set()
+            text += "".join(pieces)
     finally:
+        was_read.set()
         engine._take = take  # type: ignore[method-assign]
-    last = answer.text.split("\n\n")[-2]
+    last = text.split("\n\n")[-2]
     assert json.loads(last[6:])["error"]["code"] == "internal_error"
-    assert "secret" not in answer.text
-    assert "[DONE]" not in answer.text
+    assert "secret" not in text
+    assert "[DONE]" not in text
     eventually(lambda: server.hosts["tiny"].loop.healthy)
     assert plain_http.post(server.url + CHAT, json=LONG | {"max_tokens": 2}).status_code == 200
