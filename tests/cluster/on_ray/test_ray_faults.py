@@ -1,7 +1,8 @@
-"""Faults of Ray itself: a node that vanishes, a head that dies."""
+"""Faults of Ray itself: a node that vanishes, a head that dies, an object store without room."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from raylets import OPTIONS, child_with, cluster_of, free_port, nodes_of, parent_of, stream
 
+from miaotui.cli import main
 from tiny_models import make_tiny_folder
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'miaotui[cluster]'")
@@ -118,3 +121,52 @@ def test_a_head_that_dies_ends_up_with_one_error_and_up_brings_all_back(tmp_path
     finally:
         second.close()
     assert second.process.returncode == 0
+
+
+def test_a_full_object_store_is_no_obstacle_to_answers_and_one_error_of_a_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Requests do not pass the store. A batch does: its error says so, and nothing that was answered is lost."""
+    import ray  # noqa: PLC0415  (an extra)
+
+    from miaotui.cluster.on_ray import run  # noqa: PLC0415  (imports Ray)
+
+    folder = make_tiny_folder(tmp_path, "llama", max_position_embeddings=2048)
+    path, place = tmp_path / "requests.jsonl", tmp_path / "answers.jsonl"
+    body = {"model": "tiny", "max_tokens": 8, "seed": 1, "padding": "x" * 100_000}
+    lines = [
+        {"custom_id": f"c{n}", "url": "/v1/completions", "body": {**body, "prompt": [5, 6, 7, n]}} for n in range(40)
+    ]
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    no_room = {"automatic_object_spilling_enabled": False, "local_fs_capacity_threshold": 0.0}
+    with nodes_of(2, object_store_memory=80 << 20, _system_config=no_room) as nodes:
+        cluster = cluster_of(folder, nodes.address, replicas=1)
+        kept = filled(ray)
+        run.up(cluster)
+        wanted = stream(cluster.port, BODY)
+        assert (wanted["status"], wanted["reasons"]) == (200, ["length"])
+        run.scale(nodes.address, {"tiny": 2})
+        end_s = time.monotonic() + STARTED_S
+        while len(run.state(nodes.address)["pools"]["tiny"]["replicas"]) < 2 and time.monotonic() < end_s:
+            time.sleep(0.5)
+        assert stream(cluster.port, BODY) == wanted
+        run.down(nodes.address)
+        words = ["batch", str(path), f"tiny={folder}", "--cluster", nodes.address, "--output", str(place)]
+        capsys.readouterr()
+        assert main(words) == 1
+        assert "object store" in capsys.readouterr().err
+        kept.clear()
+        assert main(words) == 0
+        answers = [json.loads(line) for line in place.read_text().splitlines()]
+        assert sorted(each["custom_id"] for each in answers) == sorted(each["custom_id"] for each in lines)
+
+
+def filled(ray: Any) -> list[Any]:
+    """Objects that leave the store without room."""
+    kept: list[Any] = []
+    while True:
+        assert len(kept) < 200, "the store takes more than it should"
+        try:
+            kept.append(ray.put(np.zeros(1 << 20, np.uint8)))
+        except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError):
+            return kept
