@@ -132,8 +132,8 @@ def walk_tokens(tracer: Tracer, model: str, speculate: bool) -> Functions:
 def walk_chats(tracer: Tracer, model: str, speculate: bool) -> Functions:
     """Return what a chat with a deadline runs at a server, from its socket to its last byte.
 
-    With drafts half of the chats are streamed. Files that run in fewer than `SHARE` of the chats of a kind
-    belong to what the server does beside the answers, and so does what its event loop runs without any chat.
+    With drafts half of the chats are streamed. What the event loop runs without any chat belongs to what the
+    server does beside the answers, and so do files of which more runs in fewer than `SHARE` of the chats of a kind.
     """
     said = io.StringIO()
     kinds: list[Functions] = []
@@ -150,7 +150,7 @@ def walk_chats(tracer: Tracer, model: str, speculate: bool) -> Functions:
                     windows.append(functions)
                 with tracer.window(only=threading.main_thread()) as beside:
                     time.sleep(IDLE_S)
-                kinds.append(without(often(windows[WARM_UP:]), beside))
+                kinds.append(often([without(window, beside) for window in windows[WARM_UP:]]))
         except BaseException as error:
             failures.append(error)
         finally:
