@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from miaotui.config import Settings
 from miaotui.errors import CacheError
 from miaotui.hub import files
 from miaotui.hub.store import PackedStore
+from miaotui.kernels.platform.host import busy_ticks
 from miaotui.model.oracle import Oracle
 from miaotui.model.packed import load_packed, packed_key
 from miaotui.optimize import speed
@@ -26,7 +28,7 @@ from miaotui.optimize.pruning.prune import PruneOptions, Pruning
 from miaotui.optimize.pruning.pruned_file import LayerWidths, write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape
 from miaotui.optimize.source import open_source
-from miaotui.optimize.speed import MeasuredSpeed, kept_speed, measured_speed, scaled_rates
+from miaotui.optimize.speed import MeasuredSpeed, kept_speed, measured_speed, others_share, scaled_rates
 from miaotui.optimize.texts.choices import choice_rows, chosen
 from miaotui.text.load import load_tokenizer
 from tiny_models import make_tiny_gguf, tiny_config
@@ -130,3 +132,21 @@ def test_a_full_disk_is_one_error_before_work(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(CacheError, match="are free"):
         Pruning(job, PruneOptions(layers=2)).run()
     assert not job.out.exists()
+
+
+def test_a_speed_measured_beside_other_programs_says_so(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    assert busy_ticks(tmp_path) is None
+    (tmp_path / "proc/stat").write_text(
+        "cpu  100 10 20 700 50 0 5 15 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n", encoding="utf-8"
+    )
+    assert busy_ticks(tmp_path) == (150, 900)
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    assert others_share((100, 1000), (300, 1200), 50 * tick_s) == pytest.approx(0.75)
+    assert others_share((100, 1000), (200, 1200), 150 * tick_s) == 0.0
+    assert others_share(None, (200, 1200), 1.0) is None
+    quiet = MeasuredSpeed(1000.0, 0.05, 0.05, None, 1, 100, 20, 1)
+    assert not quiet.warning
+    assert not replace(quiet, others=0.05).warning
+    assert "75% of the processors" in replace(quiet, others=0.75).warning
+    assert "miaotui doctor" in replace(quiet, others=0.75).warning

@@ -91,7 +91,9 @@ class Optimization:
             about = {"path": str(self.path), "bytes": self.path.stat().st_size}
             rates = self.scaled_rates(source)
             found = planned(self.unread(source), self.target, rates)
-            return plan_dict(found, self.target, about, rates, self.own_drafts(source))
+            speed = self.own_speed(source)
+            warnings = [speed.warning] if speed is not None and speed.warning else []
+            return {**plan_dict(found, self.target, about, rates, self.own_drafts(source)), "warnings": warnings}
 
     def scaled_rates(self, source: GgufSource) -> MachineRates:
         """Return the machine's rates with the scale that the model's own speed shows, if speed is measured at all."""
@@ -215,8 +217,13 @@ class _Run:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             choices={name: kind.name for name, kind in types.kinds.items()},
             front={"predicted": front_points(front), "measured": [one.point() for one in made]},
-            notes=self._notes(types.kinds),
+            notes=(*self._notes(types.kinds), *(self._busy(last.speed))),
         )
+
+    def _busy(self, last: MeasuredSpeed | None) -> tuple[str, ...]:
+        """Return a note if the model's or the file's speed was measured beside other programs."""
+        found = [one.warning for one in (self.job.own_speed(self.source), last) if one is not None and one.warning]
+        return tuple(found[:1])
 
     def _notes(self, kinds: Mapping[str, BlockType]) -> tuple[str, ...]:
         notes = [f"made by miaotui {miaotui.__version__}; quality is of the weights, in float32 arithmetic"]

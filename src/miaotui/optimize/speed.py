@@ -21,12 +21,14 @@ from miaotui.errors import EngineError, MiaotuiError
 from miaotui.hub.files import write_whole
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.hub.store import PackedStore
+from miaotui.kernels.platform.host import busy_ticks
 from miaotui.model.packed import packed_key
 from miaotui.optimize.cost import MachineRates, answer_cost, cost_scale
 from miaotui.optimize.source import GgufSource
 
 RUNS = 3
 LIMIT_S = 600
+BUSY = 0.15  # of the processors, used by others: then a measured speed is theirs as well
 FORM = 2  # of a kept measurement; changes when the same file would be measured otherwise
 
 
@@ -42,6 +44,17 @@ class MeasuredSpeed:
     prompt: int
     answer: int
     runs: int
+    others: float | None = None  # share of the processors that other programs used meanwhile; None: unknown
+
+    @property
+    def warning(self) -> str:
+        """Return in words that the machine was busy with other programs; "" if it was not, or that is unknown."""
+        if self.others is None or self.others < BUSY:
+            return ""
+        return (
+            f"other programs used {100 * self.others:.0f}% of the processors while the speed was measured, so that it "
+            "is too low. On a quiet machine, run `miaotui doctor` and then this again"
+        )
 
 
 def measured_speed(file: Path, prompt: int, answer: int, kv: str = "f16") -> MeasuredSpeed:
@@ -112,6 +125,7 @@ def _measure(file: str, prompt: int, answer: int, kv: str) -> MeasuredSpeed | No
         if not answer:
             return None
         vocabulary = llm.config.vocab_size
+        before, own_s = busy_ticks(), time.process_time()
         for run in range(RUNS + 1):
             tokens = [(97 * i + 31 * run) % min(vocabulary, 20_000) for i in range(prompt)]
             began_s = time.perf_counter()
@@ -119,8 +133,18 @@ def _measure(file: str, prompt: int, answer: int, kv: str) -> MeasuredSpeed | No
             if run:  # the first one warms up
                 times.append(time.perf_counter() - began_s)
                 rates.append(done.timing.decode_tokens_per_s)
+        others = others_share(before, busy_ticks(), time.process_time() - own_s)
         weight_bytes = llm.weight_bytes
-    return MeasuredSpeed(median(rates), median(times), max(times), peak_bytes(), weight_bytes, prompt, answer, RUNS)
+    about = (peak_bytes(), weight_bytes, prompt, answer, RUNS, others)
+    return MeasuredSpeed(median(rates), median(times), max(times), *about)
+
+
+def others_share(before: tuple[int, int] | None, after: tuple[int, int] | None, own_s: float) -> float | None:
+    """Return the share of the processors that others used between two readings of `busy_ticks`; None: unknown."""
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    own = own_s * os.sysconf("SC_CLK_TCK")
+    return min(1.0, max(0.0, (after[0] - before[0] - own) / (after[1] - before[1])))
 
 
 if __name__ == "__main__":

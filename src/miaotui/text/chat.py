@@ -178,7 +178,7 @@ def _missing(sources: Mapping[str, str]) -> str:
         return f"the model has chat templates for {', '.join(sources)} only, none for plain chat"
     return (
         "the model has no chat template (base models have none): give one, use a model made for "
-        "chat, or generate from a plain prompt"
+        "chat, or generate from a plain prompt (`miaotui run --raw`)"
     )
 
 
