@@ -43,7 +43,7 @@ def cluster(parsed: argparse.Namespace) -> int:
         print(_table(run.state(parsed.address), parsed.json))
         return 0
     left = run.drain(parsed.address, parsed.timeout) if action == "drain" else run.down(parsed.address, parsed.timeout)
-    print(messages.CLUSTER_LEFT(count=left), file=sys.stderr)
+    _say_left(left)
     return 1 if left else 0
 
 
@@ -62,8 +62,13 @@ def _up(file: ClusterFile) -> int:
         return 0
     _stay(stop, partial(run.head_answers, run.head_address()), file.settings.drain_timeout_s)
     left = run.down(None, file.settings.drain_timeout_s)
-    print(messages.CLUSTER_LEFT(count=left), file=sys.stderr)
+    _say_left(left)
     return 1 if left else 0
+
+
+def _say_left(left: int) -> None:
+    """Say how many requests did not end in time."""
+    print(messages.CLUSTER_LEFT(count=left) if left else messages.CLUSTER_ENDED(), file=sys.stderr)
 
 
 def _stay(stop: threading.Event, head_answers: Callable[[], bool], drain_s: float) -> None:

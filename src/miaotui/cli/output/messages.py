@@ -341,9 +341,8 @@ BATCH_DONE = CliMessage(
     "已回答 {answered} 条请求，{failed} 条未得到回答，此前已有 {kept} 条：{place}",
 )
 CLUSTER_READY = CliMessage("cluster ready at {url}: {models}", "集群就绪：{url}（{models}）")
-CLUSTER_LEFT = CliMessage(
-    "{count} requests did not end in time (0: all have ended)", "{count} 个请求未能按时结束（0：全部已结束）"
-)
+CLUSTER_ENDED = CliMessage("all requests have ended", "所有请求均已结束")
+CLUSTER_LEFT = CliMessage("{count} requests did not end in time", "{count} 个请求未能按时结束")
 RUNNING = CliMessage("running", "进行中")
 
 # ---- doctor --------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def _answered(
             LineModel,
             fn_constructor_args=(dict(models), max(int(cpus), 1)),
             batch_size=LINES_A_CALL,
-            concurrency=replicas,
+            compute=data.ActorPoolStrategy(size=replicas),
             num_cpus=cpus,
         )
         for row in answered.iter_rows():
