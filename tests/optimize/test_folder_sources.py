@@ -119,7 +119,7 @@ def test_the_command_line_plans_for_a_folder(
 ) -> None:
     monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path / "home"))
     machine_speeds.keep_speeds(machine_speeds.Speeds(probe().team_size, 20.0, 200.0), probe(), Settings.from_env())
-    monkeypatch.setattr("miaotui.optimize.optimizer.Optimization.scaled_rates", lambda job, _: job.rates)
+    monkeypatch.setattr("miaotui.optimize.optimizer.Optimization.own_speed", lambda *_: None)
     monkeypatch.setattr("miaotui.optimize.optimizer.Optimization.own_drafts", lambda *_: None)
     folder = make_tiny_folder(tmp_path, "llama")
     calibration, test = write_texts(tmp_path)

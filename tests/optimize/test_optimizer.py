@@ -266,7 +266,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_line_plans(
     model: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Optimization, "scaled_rates", lambda job, _: job.rates)
+    monkeypatch.setattr(Optimization, "own_speed", lambda *_: None)
     monkeypatch.setattr(Optimization, "own_drafts", lambda *_: None)
     recipe = home / "recipe.yaml"
     recipe.write_text("size: 150kB\nround-all: true\ntypes: Q4_0,Q8_0\n", encoding="utf-8")
