@@ -80,7 +80,7 @@ class HarmonyParser:
             if len(self._held) > _MOST_HEADER:  # no header after all
                 self._state, self._is_thought, self._is_call, self._fresh = self._message, False, False, True
             return ()
-        header, self._held = self._held[:at], self._held[at + len(MESSAGE) :].lstrip(_SPACES)
+        header, self._held = self._held[:at], self._held[at + len(MESSAGE) :]
         channel, recipient = _NAME.search(header), _RECIPIENT.search(header)
         self._is_call = recipient is not None
         self._is_thought = recipient is None and channel is not None and channel[1] == "analysis"

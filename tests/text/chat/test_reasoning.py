@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miaotui.text.reasoning import (
@@ -143,6 +143,7 @@ def test_channels_of_harmony_are_told_apart_however_they_are_cut(text: str, thou
     st.booleans(),
     st.lists(st.integers(1, 9)),
 )
+@example([FINAL, " \n"], False, [9, 9, 9])
 def test_cuts_of_harmony_do_not_matter(parts: list[str], is_open: bool, cuts: list[int]) -> None:
     text, at = "".join(parts), 0
     parser, events = HARMONY.parser(is_open), []
