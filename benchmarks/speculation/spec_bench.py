@@ -10,7 +10,8 @@ same in other words (``reworded``) or with another seed (``seed``). Speed is dec
 after the first, by the time they took. Ends with one JSON line.
 
 ``--free`` drafts as if rows and a head's steps cost nothing. The tokens of a pass are then the most that these drafters
-can bring, on any machine; the speed means nothing.
+can bring, on any machine; the speed means nothing. ``--code`` adds questions of code and of edits of code, which are
+made from HumanEval's problems.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.machine import QUIET_CORES, Strangers, describe
-from benchmarks.speculation.spec_questions import TASKS, Question, read_questions, runs_in_circles, sample
+from benchmarks.speculation.spec_questions import TASKS, Question, read_code, read_questions, runs_in_circles, sample
 from miaotui import __version__
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
@@ -251,6 +252,8 @@ def main() -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="question.jsonl, or the folder it is in")
+    parser.add_argument("--code", type=Path, help="HumanEval.jsonl: questions of code and edits as well")
+    parser.add_argument("--only", choices=TASKS, nargs="+", default=TASKS, help="questions of these tasks alone")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--sample", type=int, default=0, help="questions of each task; 0: all")
     parser.add_argument("--max-tokens", type=int, default=256)
@@ -261,7 +264,10 @@ def main() -> None:
     parser.add_argument("--free", action="store_true", help="as if drafting cost nothing")
     parser.add_argument("--identity", action="store_true", help="compare bytes alone, in batches")
     chosen = parser.parse_args()
-    questions = sample(read_questions(chosen.data), chosen.sample)
+    asked = read_questions(chosen.data) + (read_code(chosen.code) if chosen.code else [])
+    questions = [each for each in sample(asked, chosen.sample) if each.task in chosen.only]
+    if not questions:
+        raise SystemExit("no question is of these tasks: name others by --only, or HumanEval.jsonl by --code")
     bench = Bench(chosen.model, chosen.threads, chosen.max_tokens, not chosen.no_head)
     speculation = bench.drafted.speculation
     assert isinstance(speculation, Speculation), "the drafted engine has it"

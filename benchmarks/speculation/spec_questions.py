@@ -1,7 +1,8 @@
-"""The questions of Spec-Bench (Xia et al. 2024), their six tasks, and which answers run in circles.
+"""The questions of Spec-Bench (Xia et al. 2024), their six tasks, two more of code, and which answers run in circles.
 
-Owns reading the file, which stays wherever it is: `question.jsonl` of the Spec-Bench repository, 480
-questions. Knows no engine.
+Owns reading the files, which stay wherever they are: `question.jsonl` of the Spec-Bench repository, 480 questions, and
+`HumanEval.jsonl`, 164 problems (Chen et al. 2021), of which each gives a question of ``code`` (complete the function)
+and one of ``edits`` (write the solved function again with a change). Knows no engine.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VARIABLE = "MIAOTUI_SPEC_BENCH"
-TASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
+TASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag", "code", "edits")
+CODE = "Complete this Python function. Answer with the whole function.\n\n```python\n{prompt}```"
+EDIT = (
+    "Rename the function `{entry_point}` to `solution`. Write all of the code again, and change nothing else.\n\n"
+    "```python\n{prompt}{canonical_solution}```"
+)
 LOOP_PERIOD = 64  # tokens: longer repetitions are not called loops
 LOOP_TOKENS = 24  # at least so many, and two whole periods
 
@@ -39,6 +45,16 @@ def read_questions(path: Path | None) -> list[Question]:
         task = entry["category"] if entry["category"] in TASKS else "mt_bench"
         questions.append(Question(entry["question_id"], task, tuple(entry["turns"])))
     return questions
+
+
+def read_code(path: Path) -> list[Question]:
+    """Questions of code and of edits from HumanEval's problems."""
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there: give HumanEval.jsonl by --code")
+    problems = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    forms = (("code", CODE), ("edits", EDIT))
+    asked = [(task, form.format(**problem)) for task, form in forms for problem in problems]
+    return [Question(number, task, (turn,)) for number, (task, turn) in enumerate(asked)]
 
 
 def sample(questions: Sequence[Question], per_task: int) -> list[Question]:

@@ -53,7 +53,10 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     small = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
     texts, cut, whole = str(write_texts(tmp_path)), tmp_path / "cut", tmp_path / "whole"
 
+    said: list[str] = []
+
     def interrupt(text: str) -> None:
+        said.append(text)
         if text.startswith("step 3"):
             raise KeyboardInterrupt
 
@@ -61,6 +64,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
         patched.setattr("miaotui.cli.dmlm.dmlm.REPORT_S", 0.0)  # each step is reported
         patched.setattr("miaotui.cli.dmlm.dmlm._say", interrupt)
         assert main(["dmlm", "train", texts, "--out", str(cut), "--steps", "6", *small]) == INTERRUPTED
+    assert said[-1] == "stopped after step 3 of 6: the same command goes on from there"
     assert main(["dmlm", "train", texts, "--out", str(cut), "--steps", "6"]) == 0
     assert "from step 3" in capsys.readouterr().err
     assert main(["dmlm", "train", texts, "--out", str(whole), "--steps", "6", *small]) == 0

@@ -73,6 +73,9 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     )
     try:
         _run(trainer, parsed.save_every, lambda: write_checkpoint(folder, trainer.checkpoint()))
+    except KeyboardInterrupt:
+        _say(f"stopped after step {trainer.step:,} of {recipe.steps:,}: the same command goes on from there")
+        raise
     finally:
         write_checkpoint(folder, trainer.checkpoint())
         (export_spans if recipe.decoder_layers else export)(folder, recipe, corpus, trainer.weights())
