@@ -8,7 +8,8 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,16 @@ def is_ready(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    """Whether something comes to hold; the bound is for faults, and no machine is as slow."""
+    end_s = time.monotonic() + 240
+    while not holds():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def parent_of(process: int) -> int:

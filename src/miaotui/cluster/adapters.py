@@ -125,7 +125,11 @@ class PoolAdapters(Adapters):
     async def _load_everywhere(self, name: str, path: Path) -> dict[str, tuple[int, str, int]]:
         channels = dict(self._channels())
         if not channels:
-            raise OverloadedError("no replica of this model is there to load an adapter: ask again in a moment", 1.0)
+            raise OverloadedError(
+                "no replica of this model is there to load an adapter: ask again in a moment. Where the model sleeps, "
+                "a request starts one",
+                1.0,
+            )
         tasks = {replica: asyncio.create_task(_loaded(channel, name, path)) for replica, channel in channels.items()}
         await asyncio.gather(*tasks.values(), return_exceptions=True)
         failed = next((task.exception() for task in tasks.values() if task.exception() is not None), None)

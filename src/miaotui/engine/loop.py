@@ -62,6 +62,8 @@ class EngineLoop(ReadLoop):
     Threads and tasks wait with `readers`; see `engine.reading.readers`.
     """
 
+    may_sleep = False  # its engine is here
+
     def __init__(
         self, engine: Engine, model: LoadedModel, readers: Readers | None = None, turns: CoreTurns | None = None
     ) -> None:

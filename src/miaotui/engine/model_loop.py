@@ -201,6 +201,10 @@ class ModelLoop(Protocol):
         """Return whether requests are taken."""
 
     @property
+    def may_sleep(self) -> bool:
+        """Return whether its engines end without requests, and the next one starts one: trials are no requests."""
+
+    @property
     def in_flight(self) -> int:
         """Requests that have not ended."""
 

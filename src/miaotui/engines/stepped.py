@@ -103,6 +103,11 @@ class SteppedDispatcher:
             width=self._width,
         )
 
+    @property
+    def may_sleep(self) -> bool:
+        """Return that its engine stays."""
+        return False
+
     def dispatch(self, request: Request, params: SamplingParams, options: RequestOptions) -> None:
         """Hand a request to the thread. Raises `DeadlineUnattainableError`, `OverloadedError`."""
         if self._stop.is_set() or self._engine is None:

@@ -234,8 +234,9 @@ class ObservedModel:
         self.fingerprint = _fingerprint(name, model)
         if loop.can_promise:
             loop.calibrate(limits=limits or AdmissionLimits())
-            with suppress(MiaotuiError):  # a context too short for that
-                warm_up(loop, prompt[: max(self.context // 2, 1)])
+            if not loop.may_sleep:  # it would wait here for a start, or put a sleep off
+                with suppress(MiaotuiError):  # a context too short for that
+                    warm_up(loop, prompt[: max(self.context // 2, 1)])
         if observer is not None:
             self.observe(observer)
 

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from raylets import cluster_of, in_flight, is_ready, kill_busiest, leave_early, raylets, stream, whole
+from raylets import cluster_of, in_flight, is_ready, kill_busiest, leave_early, raylets, stream, wait_until, whole
 
+from adapter_files import write_adapter
 from miaotui.errors import RequestError
 from tiny_models import make_tiny_folder
 
@@ -108,31 +109,28 @@ def test_nothing_is_lost_while_replicas_come_and_go(tmp_path: Path) -> None:
         run.down(address)
 
 
-def test_the_last_replica_ends_when_idle_and_a_request_starts_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_the_last_replica_ends_when_idle_and_a_request_starts_one(tmp_path: Path, with_adapter: bool) -> None:
     from miaotui.cluster.on_ray import run  # noqa: PLC0415  (imports Ray)
 
     folder = make_tiny_folder(tmp_path, "llama", max_position_embeddings=2048)
-    body = {**BODY, "max_tokens": 40, "seed": 1}
+    adapters = {"law": str(write_adapter(tmp_path, 1))} if with_adapter else {}
+    body = {**BODY, "max_tokens": 40, "seed": 1, "model": "law" if with_adapter else "tiny"}
+    scale = {"least": 0, "most": 1, "calm_s": 1, "idle_s": 2}
     with raylets(1) as address:
-        cluster = cluster_of(folder, address, replicas=1, autoscale={"least": 0, "most": 1, "calm_s": 1, "idle_s": 2})
+        cluster = cluster_of(folder, address, replicas=1, autoscale=scale, adapters=adapters)
         run.up(cluster)
         wanted = stream(cluster.port, body)
         assert wanted["reasons"] == ["length"]
         with pytest.raises(RequestError, match="has `autoscale`"):
             run.scale(address, {"tiny": 1})
-        end_s = time.monotonic() + 60
-        while run.state(address)["pools"]["tiny"]["replicas"] and time.monotonic() < end_s:
-            time.sleep(0.2)
-        assert run.state(address)["pools"]["tiny"]["replicas"] == {}
+        assert wait_until(lambda: not run.state(address)["pools"]["tiny"]["replicas"])
         assert is_ready(cluster.port)
         assert stream(cluster.port, body) == wanted
         assert len(run.state(address)["pools"]["tiny"]["replicas"]) == 1
-        while run.state(address)["pools"]["tiny"]["deployed"] and time.monotonic() < end_s + 60:
-            time.sleep(0.2)
+        assert wait_until(lambda: not run.state(address)["pools"]["tiny"]["deployed"])
         os.kill(run.state(address)["process"], signal.SIGKILL)  # the ingress: it finds a model that sleeps
-        while is_ready(cluster.port) and time.monotonic() < end_s + 60:
-            time.sleep(0.05)
-        while not is_ready(cluster.port) and time.monotonic() < end_s + 180:
-            time.sleep(0.2)
+        assert wait_until(lambda: not is_ready(cluster.port))
+        assert wait_until(lambda: is_ready(cluster.port))
         assert stream(cluster.port, body) == wanted
         run.down(address)

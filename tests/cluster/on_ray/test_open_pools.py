@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from miaotui.serve.middleware.keys import ANYONE
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import open_services
 from tiny_encoder_models import make_encoder_folder
+from tiny_models import make_tiny_folder
 
 TEXTS = ["the cat sat", "ana is good", "paris"]
 
@@ -76,6 +78,34 @@ def test_routes_answer_from_replicas(alone: Encoder, tmp_path: Path) -> None:
             await search(client, index_pool, registry, searchers.root)
         services.close()
         searchers.close()
+
+    asyncio.run(run())
+
+
+def test_models_that_sleep_are_opened_and_probed_without_a_start(tmp_path: Path) -> None:
+    """A server that starts over them is ready at once; what looks after it neither wakes them nor keeps them awake."""
+    paths = {"chat": make_tiny_folder(tmp_path, "llama"), "vectors": make_encoder_folder(tmp_path)}
+    values = {
+        name: {"model": str(path), "autoscale": {"least": 0, "most": 1, "idle_s": 1e-6}} for name, path in paths.items()
+    }
+
+    async def run() -> None:
+        opened = OpenPools()
+        for specification in ClusterFile.of({"models": values}).located().pools:
+            opened.add(specification, lambda: LocalMembers({}))
+        late = threading.Timer(60, opened.decoders["chat"].close)  # ends what would wait for a replica
+        late.start()
+        services = open_services(opened.decoders, ServeSettings(models=tuple(values)), opened.encoders)
+        await services.encoders.load(services.encoders["vectors"])
+        assert late.is_alive(), "the start has waited for a replica"
+        late.cancel()
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(services)), base_url="http://localhost")
+        async with client:
+            assert (await client.get("/ready")).status_code == 200
+            assert (await client.get("/health")).status_code == 200
+        assert {name: pool.wanted(0) for name, pool in opened.pools.items()} == {"chat": 0, "vectors": 0}
+        assert not any(pool._tasks for pool in opened.pools.values())
+        services.close()
 
     asyncio.run(run())
 

@@ -130,6 +130,10 @@ class Ingress:
             await asyncio.to_thread(opened.add, specification, functools.partial(RayMembers, handle))
         ranged = [each.name for each in self._cluster.pools if each.autoscale is not None]
         self._wanted = {name: await replicas_of(name) for name in ranged}  # as an ingress before this one left them
+        for specification in self._cluster.pools:
+            if specification.adapters and self._wanted.get(specification.name) == 0:  # a replica says what they are
+                await set_replicas(specification.name, 1)
+                self._wanted[specification.name] = 1
         for name, pool in self._pools.items():
             if self._wanted.get(name) == 0:  # it sleeps: the next request starts a replica
                 continue

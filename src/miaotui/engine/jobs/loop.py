@@ -62,6 +62,11 @@ class JobLoop(ABC, Generic[Job]):
 
     # from any thread -----------------------------------------------------------------------------
 
+    @property
+    def may_sleep(self) -> bool:
+        """Return whether there may be no engine until a job comes."""
+        return False
+
     def _submit(self, job: Job, now_s: float) -> Job:
         """Take a job on. Raises `DeadlineUnattainableError` and `OverloadedError`."""
         load = self._load(now_s, is_timed=job.deadline is not None)

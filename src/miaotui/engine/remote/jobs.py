@@ -30,6 +30,10 @@ Take = Callable[[int, Any], None]  # keeps the result that a value of one index 
 class JobDispatcher(Protocol):
     """Sender of jobs to engines elsewhere; any thread may call it, and nothing here waits."""
 
+    @property
+    def may_sleep(self) -> bool:
+        """Return whether there may be no engine until a job comes."""
+
     def dispatch(self, job: PromisedJob, content: Content, take: Take) -> None:
         """Send a job on its way; its values go to ``take``, and then it ends, in a thread of the dispatcher.
 
@@ -78,6 +82,11 @@ class RemoteJobLoop(JobLoop[Job]):
         self._dispatcher = dispatcher
         self.cost = CostModel(CostRates(((1, UNKNOWN_S), (2, UNKNOWN_S)), 0.0, 0.0))
         self.admission = JobAdmission(_OpenJobs[Job](), lambda _: 0.0, lambda seconds: seconds, limits or QueueLimits())
+
+    @property
+    def may_sleep(self) -> bool:
+        """Return whether there may be no engine until a job comes."""
+        return self._dispatcher.may_sleep
 
     def close(self) -> None:
         """End what runs, and the ways to the engines. Closing twice does nothing."""

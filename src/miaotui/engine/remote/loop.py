@@ -56,6 +56,10 @@ class Dispatcher(Protocol):
     def state(self) -> RemoteState:
         """Return the state of the engines."""
 
+    @property
+    def may_sleep(self) -> bool:
+        """Return whether there may be no engine until a request comes."""
+
     def dispatch(self, request: Request, params: SamplingParams, options: RequestOptions) -> None:
         """Send a request on its way. Raises `RefusedError` at once where no engine can keep its deadline."""
 
@@ -183,6 +187,11 @@ class RemoteLoop(ReadLoop):
         """Return whether an engine takes requests, or is started by one."""
         state = self._dispatcher.state
         return state.engines > 0 or state.asleep
+
+    @property
+    def may_sleep(self) -> bool:
+        """Return whether there may be no engine until a request comes."""
+        return self._dispatcher.may_sleep
 
     @property
     def cost(self) -> CostModel:

@@ -98,6 +98,8 @@ class Health:
     async def _ask(self, model: ServedModel) -> str | None:
         if not model.loop.healthy:
             return RESTARTING
+        if model.loop.may_sleep:  # a trial would start an engine, or keep one from its end
+            return None
         before = _latest_step(model)
         try:
             request = model.submit(_PROMPT, _ONE_TOKEN, RequestOptions())
@@ -133,6 +135,8 @@ class Health:
 
     async def _try(self, name: str, loop: JobLoop[Any], trial: Callable[[], Awaitable[object]]) -> str | None:
         """Return why a model that does jobs failed on a trial, or is stuck; None if it is healthy."""
+        if loop.may_sleep:  # as above
+            return None
         before = _latest(loop.cost)
         try:
             await asyncio.wait_for(trial(), self._patience_s)
